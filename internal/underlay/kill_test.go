@@ -1,0 +1,193 @@
+package underlay
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// call is what a child process is to do. Without a source it is Detach.
+type call struct {
+	Usr       Usr
+	NoBeneath bool
+	Source    string
+	Layers    []string
+}
+
+const callVariable = "UNDERLAY_TEST_CALL"
+
+// makeCall does what the environment says, in a child process: it is what TestMain is for there. All
+// system calls are made by one thread, so that they can be counted.
+func makeCall(text string) int {
+	runtime.LockOSThread()
+	var c call
+	err := json.Unmarshal([]byte(text), &c)
+	c.Usr.noBeneath = c.NoBeneath
+	switch {
+	case err != nil:
+	case c.Source == "":
+		err = c.Usr.Detach()
+	default:
+		_, err = c.Usr.Switch(c.Source, c.Layers)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// point is a moment in a call: the entry to the nth system call of that name.
+type point struct {
+	syscall string
+	n       int
+}
+
+// changing are the system calls by which Switch and Detach change something outside of the process.
+var changing = []string{"move_mount", "umount2", "mount_setattr", "mkdirat", "symlinkat", "unlinkat"}
+
+// killedAt makes the call in a process that is killed at a point. It returns false if the call does not get there.
+func (m *machine) killedAt(p point, c call) bool {
+	m.t.Helper()
+	c.Usr, c.NoBeneath = m.usr, m.usr.noBeneath
+	text, err := json.Marshal(c)
+	m.check(err)
+	cmd := exec.Command("strace", "-f", "-qqq", "-o", "/dev/null", "-e", "trace="+p.syscall,
+		"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", p.syscall, p.n), "/proc/self/exe")
+	cmd.Args[len(cmd.Args)-1], err = os.Executable()
+	m.check(err)
+	cmd.Env = append(os.Environ(), callVariable+"="+string(text))
+	output, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == unix.SIGKILL {
+		return true
+	}
+	if err != nil {
+		m.t.Fatalf("%v: %s", err, output)
+	}
+	return false
+}
+
+// scenario is a call that is killed. Before it, a mount below /usr was made and another one unmounted, except if nothing was live.
+type scenario struct {
+	name      string
+	noBeneath bool
+	before    func(m *machine) // what was done before
+	call      string           // the tree that is switched to, "" for Detach
+	visible   []string         // what may be visible after the kill
+}
+
+var scenarios = []scenario{
+	{"first switch", false, func(*machine) {}, "new", []string{"booted", "new"}},
+	{"later switch", false, showOld, "new", []string{"old", "new"}},
+	{"switch on top", true, showOld, "new", []string{"old", "new"}},
+	{"detach", false, showOld, "", []string{"old", "booted"}},
+	{"detach of a stack", true, stackOld, "", []string{"old", "older", "booted"}},
+	{"detach after a swap was cut short", false, cutShort, "", []string{"old", "half", "booted"}},
+	{"switch after a swap was cut short", false, cutShort, "new", []string{"old", "half", "new"}},
+}
+
+func showOld(m *machine) { m.show("old"); m.changeMounts() }
+
+func stackOld(m *machine) { m.show("older"); showOld(m) }
+
+// cutShort does the first of the two steps of a swap.
+func cutShort(m *machine) {
+	m.show("old")
+	now, err := m.usr.look()
+	m.check(err)
+	half, err := m.usr.compose(SourcePrefix+"half", []string{m.layer("half"), m.usr.bootedDir()}, 0)
+	m.check(err)
+	defer half.Close()
+	m.check(m.usr.assemble(half, now.submounts(now.visible)))
+	m.check(m.usr.noteSwap(1))
+	m.check(moveMount(half, m.usr.Path, moveMountBeneath))
+	m.changeMounts()
+	m.shows("old")
+}
+
+func (m *machine) changeMounts() {
+	m.t.Helper()
+	m.tmpfs("lib", "made")
+	m.check(unix.Unmount(filepath.Join(m.usr.Path, "with space"), 0))
+}
+
+func TestAfterAKillAtAnyPointTheNextCallCleansUp(t *testing.T) {
+	for _, s := range scenarios {
+		for _, recovery := range []string{"", "next"} {
+			t.Run(s.name+", then "+recovery, func(t *testing.T) {
+				points := 0
+				for _, name := range changing {
+					for n := 1; s.killAndRecover(t, point{name, n}, recovery) && !t.Failed(); n++ {
+						points++
+					}
+				}
+				if points < 10 {
+					t.Errorf("killed at %d points only", points)
+				}
+			})
+		}
+	}
+}
+
+// killAndRecover returns false if the call ended before it was killed.
+func (s scenario) killAndRecover(t *testing.T, at point, recovery string) bool {
+	m := newMachine(t, ownGroup)
+	m.usr.noBeneath = s.noBeneath
+	m.tmpfs("local", "local")
+	m.tmpfs("with space", "space")
+	s.before(m)
+	submounts := m.inspect().Submounts
+
+	c := call{}
+	if s.call != "" {
+		c = call{Source: SourcePrefix + s.call, Layers: []string{m.layer(s.call)}}
+	}
+	killed := m.killedAt(at, c)
+	if now := m.read("version"); !slices.Contains(s.visible, now) {
+		t.Errorf("killed at %v: %q is visible", at, now)
+	}
+	if recovery != "" {
+		m.show(recovery)
+		if got := m.overlays(); got != 1 && !s.noBeneath {
+			t.Errorf("killed at %v: %d overlays of ours after the next switch", at, got)
+		}
+	}
+	m.detach()
+	if diff := cmp.Diff(submounts, m.inspect().Submounts); diff != "" {
+		t.Errorf("killed at %v: other mount points than before (-before +after):\n%s", at, diff)
+	}
+	for _, mount := range submounts {
+		want := map[string]string{"lib": "made", "local": "local", "with space": "space"}[mount]
+		if got := m.read(mount + "/name"); got != want {
+			t.Errorf("killed at %v: %s is %q", at, mount, got)
+		}
+	}
+	if got, want := len(m.table()), len(submounts)+3; got != want { // and /usr, /, the directory of both
+		t.Errorf("killed at %v: %d mounts, want %d:\n%s", at, got, want, strings.Join(m.table(), "\n"))
+	}
+	if _, err := os.Lstat(m.usr.Private); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("killed at %v: the private directory is left: %v", at, m.files("root/run"))
+	}
+	unix.Unmount(m.dir, unix.MNT_DETACH)
+	return killed
+}
+
+// overlays returns the number of ours at /usr.
+func (m *machine) overlays() int {
+	m.t.Helper()
+	now, err := m.usr.look()
+	m.check(err)
+	return len(now.ours)
+}

@@ -1,0 +1,65 @@
+package underlay
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+)
+
+func TestReadersSeeOneTreeOrTheOther(t *testing.T) {
+	for name, l := range layouts {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, l)
+			m.tmpfs("local", "local")
+			m.write("root/usr/version", "0")
+			stop := make(chan struct{})
+			results := make(chan error)
+			for range 2 {
+				go func() { results <- readUntil(stop, m.usr.Path) }()
+			}
+			for i := range 100 {
+				name := strconv.Itoa(i + 1)
+				_, err := m.usr.Switch(SourcePrefix+name, []string{m.layer(name)})
+				m.check(err)
+			}
+			close(stop)
+			for range 2 {
+				if err := <-results; err != nil {
+					t.Error(err)
+				}
+			}
+			m.check(m.usr.Detach())
+		})
+	}
+}
+
+// readUntil reads files that all trees have until it is told to stop. The trees are numbered.
+func readUntil(stop chan struct{}, usr string) error {
+	last := 0
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		content, err := os.ReadFile(filepath.Join(usr, "version"))
+		if err != nil {
+			return err
+		}
+		now, err := strconv.Atoi(string(content))
+		if err != nil {
+			return err
+		}
+		if now < last {
+			return fmt.Errorf("tree %d was seen after tree %d", now, last)
+		}
+		last = now
+		for _, path := range []string{"bin/tool", "local/name"} {
+			if _, err := os.ReadFile(filepath.Join(usr, path)); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package underlay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tryLimit is how long a tried program may take. It is one like /usr/bin/true.
+const tryLimit = 30 * time.Second
+
+// nobody is the user and the group that a tried program runs as: the kernel's overflow id, which owns nothing.
+const nobody = 65534
+
+// maxOutput is how much of a program's output an error tells.
+const maxOutput = 2048
+
+// Try does what Switch would do, but in a mount namespace of its own, and runs the program argv in it, without privileges and
+// environment. The error tells what the program said and how it ended. So a tree is refused here whose loader
+// or C library starts no program, which the kernel cannot compose, or which lacks a mount point in use.
+func (u Usr) Try(ctx context.Context, source string, layers []string, argv ...string) error {
+	if err := checkSource(source, layers); err != nil {
+		return fmt.Errorf("trying %s: %w", source, err)
+	}
+	err := InMountNamespace(func() error {
+		if err := u.mountCandidate(source, layers); err != nil {
+			return err
+		}
+		return run(ctx, argv)
+	})
+	if err != nil {
+		return fmt.Errorf("trying %s: %w", source, err)
+	}
+	return nil
+}
+
+// mountCandidate shows the tree at Path. Nobody looks, so it need not be one step, and the booted tree can be uncovered.
+func (u Usr) mountCandidate(source string, layers []string) error {
+	now, err := u.look()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(now.refuseUnlocked(), now.refuseCovered()); err != nil {
+		return err
+	}
+	submounts := now.submounts(now.visible)
+	clones, err := u.cloneAll(submounts)
+	if err != nil {
+		return err
+	}
+	defer closeAll(clones)
+	if err := u.uncoverTo(0); err != nil {
+		return err
+	}
+	candidate, err := u.compose(source, append(layers[:len(layers):len(layers)], u.Path), now.attributes())
+	if err != nil {
+		return err
+	}
+	defer candidate.Close()
+	points, err := openMountPoints(candidate, u.Path, submounts, clones)
+	if err != nil {
+		return err
+	}
+	defer closeAll(points)
+	if err := moveMount(candidate, u.Path, 0); err != nil {
+		return err
+	}
+	for i, clone := range clones {
+		if err := moveMount(clone, filepath.Join(u.Path, submounts[i]), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run starts a program from the calling thread, which ends soon after: so it is not only killed with
+// this process (PR_SET_PDEATHSIG is about the thread), but can also be denied setuid programs by way of the thread.
+func run(ctx context.Context, argv []string) error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl no_new_privs: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	var output limited
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env = "/", []string{}
+	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
+		Setsid:     true, // no terminal, and one process group to kill
+		Pdeathsig:  unix.SIGKILL,
+	}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = time.Second // for those of its children that keep the output open
+	err := cmd.Run()
+	if ctxErr := context.Cause(ctx); err != nil && ctxErr != nil {
+		err = fmt.Errorf("%w (%w)", ctxErr, err)
+	}
+	if err == nil {
+		return nil
+	}
+	said := strings.TrimSpace(output.String())
+	if said == "" {
+		return fmt.Errorf("the tree cannot run %s: %w", argv[0], err)
+	}
+	return fmt.Errorf("the tree cannot run %s: %w: it said %q", argv[0], err, said)
+}
+
+// limited keeps the beginning of what is written to it.
+type limited struct{ bytes.Buffer }
+
+func (l *limited) Write(p []byte) (int, error) {
+	l.Buffer.Write(p[:min(len(p), maxOutput-l.Len())])
+	return len(p), nil
+}

@@ -1,0 +1,115 @@
+package layer
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/ostree/ostreetest"
+	"github.com/liveapply/liveapply/internal/treediff"
+	"golang.org/x/sys/unix"
+)
+
+// packages returns a repo and the changes of an update that adds some 12,000 entries, as nginx, PostgreSQL, Python and git do.
+func packages(b *testing.B) (*ostree.Repo, []treediff.Change) {
+	before, after := ostreetest.Spec{}, ostreetest.Spec{}
+	for i := range 11000 {
+		path := fmt.Sprintf("usr/share/package%d/part%d/file%d", i%9, i%900, i)
+		after[path] = ostreetest.File(path)
+	}
+	for i := range 2000 {
+		path := fmt.Sprintf("usr/lib/library%d/file%d", i%50, i)
+		before[path] = ostreetest.File(path)
+		if i%4 != 0 {
+			after[path] = before[path]
+		}
+	}
+	path := ostreetest.Repo(b)
+	old, new := ostreetest.Commit(b, path, "old", before.Write(b)), ostreetest.Commit(b, path, "new", after.Write(b))
+	repo, err := ostree.OpenRepo(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { repo.Close() })
+	return repo, diff(b, repo, old, new)
+}
+
+func BenchmarkBuild(b *testing.B) {
+	repo, changes := packages(b)
+	dir := filepath.Join(repo.Path(), "layer")
+	for b.Loop() {
+		stats, err := Build(b.Context(), repo, changes, dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(stats.Links+stats.Directories+stats.Whiteouts), "entries")
+		if err := Remove(dir); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkFloor makes the same entries by bare system calls in one thread.
+func BenchmarkFloor(b *testing.B) {
+	repo, changes := packages(b)
+	dir := filepath.Join(repo.Path(), "floor")
+	for b.Loop() {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			b.Fatal(err)
+		}
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, change := range changes[1:] {
+			switch {
+			case change.New.Kind == ostree.KindDirectory:
+				err = unix.Mkdirat(fd, change.Path, 0o755)
+			case change.New.Kind == ostree.KindFile:
+				err = unix.Linkat(repo.Fd(), repo.FilePath(change.New.Checksum), fd, change.Path, 0)
+			default:
+				err = unix.Mknodat(fd, change.Path, unix.S_IFCHR, 0)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+		unix.Close(fd)
+		b.StopTimer()
+		if err := Remove(dir); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+func diff(t testing.TB, repo *ostree.Repo, old, new string) []treediff.Change {
+	t.Helper()
+	changes, err := treediff.Diff(t.Context(), repo, usr(t, repo, old), usr(t, repo, new))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return changes
+}
+
+// usr returns a commit's /usr.
+func usr(t testing.TB, repo *ostree.Repo, commit string) ostree.Tree {
+	t.Helper()
+	checksum, err := ostree.ParseChecksum(commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := repo.Commit(checksum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := repo.Lookup(c.Root, "usr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entry.Tree()
+}

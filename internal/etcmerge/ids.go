@@ -1,0 +1,96 @@
+package etcmerge
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// idRange is a range of numbers that an entry of an account file has for itself.
+type idRange struct {
+	first, last uint64
+	owner       string
+	arrives     bool // it was not in ours
+	local       bool // it is not in theirs
+}
+
+// clashes tells where an entry that arrives has a number that a local one has already. Two entries of the target, or two local ones, that
+// share a number do so on purpose.
+func (f *accountMerge) clashes(path string) []Conflict {
+	format := accountFormats[path]
+	if format.ids == noID {
+		return nil
+	}
+	ours, theirs := rangesIn(path, f.ours), rangesIn(path, f.theirs)
+	var all []idRange
+	for r := range rangesIn(path, f.result) {
+		_, isOurs := ours[r]
+		_, isTheirs := theirs[r]
+		r.arrives, r.local = !isOurs, !isTheirs
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b idRange) int {
+		return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last), strings.Compare(a.owner, b.owner))
+	})
+	var conflicts []Conflict
+	var arrived, local *idRange // those of each sort that reach farthest so far
+	for i := range all {
+		r := &all[i]
+		if r.arrives && local != nil && local.last >= r.first && local.owner != r.owner {
+			conflicts = append(conflicts, format.clash(path, *r, *local))
+		}
+		if r.local && arrived != nil && arrived.last >= r.first && arrived.owner != r.owner {
+			conflicts = append(conflicts, format.clash(path, *arrived, *r))
+		}
+		if r.arrives && (arrived == nil || r.last > arrived.last) {
+			arrived = r
+		}
+		if r.local && (local == nil || r.last > local.last) {
+			local = r
+		}
+	}
+	return conflicts
+}
+
+// rangesIn returns the numbers that a file gives to its entries. What is no number has none.
+func rangesIn(path string, content []byte) map[idRange]struct{} {
+	set := map[idRange]struct{}{}
+	for _, e := range parseEntries(path, content) {
+		fields := strings.Split(e.text, ":")
+		if e.name == "" || len(fields) < 3 {
+			continue
+		}
+		r := idRange{owner: e.name}
+		if accountFormats[path].ids == idRanges {
+			start, err := strconv.ParseUint(fields[1], 10, 32)
+			count, err2 := strconv.ParseUint(fields[2], 10, 32)
+			if err != nil || err2 != nil || count == 0 {
+				continue
+			}
+			r.first, r.last = start, start+count-1
+		} else {
+			id, err := strconv.ParseUint(fields[2], 10, 32)
+			if err != nil {
+				continue
+			}
+			r.first, r.last = id, id
+		}
+		set[r] = struct{}{}
+	}
+	return set
+}
+
+func (f accountFormat) clash(path string, arriving, local idRange) Conflict {
+	if f.ids == idRanges {
+		return Conflict{path, fmt.Sprintf("the target gives %s the ids %d to %d, but the local owner %s has %d to %d: give %s another range, and apply again",
+			arriving.owner, arriving.first, arriving.last, local.owner, local.first, local.last, local.owner)}
+	}
+	what, id, command := "user", "uid", "usermod -u"
+	if path == "group" {
+		what, id, command = "group", "gid", "groupmod -g"
+	}
+	return Conflict{path, fmt.Sprintf("the target's %s %s and the local %s %s both have the %s %d: give %s another one (%s), change the owner of its files, and apply again",
+		what, arriving.owner, what, local.owner, id, arriving.first, local.owner, command)}
+}

@@ -1,0 +1,121 @@
+package etcmerge
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// etcRoot is /etc, held by a file descriptor: everything below is reached from there, one directory at a time, and never through a
+// symbolic link or into another mount.
+type etcRoot struct {
+	fd int
+
+	// The directory of the last path: in a tree's order the next one is often in the same.
+	dir   string
+	dirFd int
+}
+
+func openEtc(path string) (*etcRoot, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return &etcRoot{fd: fd, dirFd: -1}, nil
+}
+
+func (r *etcRoot) close() {
+	r.forget()
+	unix.Close(r.fd)
+}
+
+// forget drops the directory that is kept open, for when another may have taken its path.
+func (r *etcRoot) forget() {
+	if r.dirFd >= 0 {
+		unix.Close(r.dirFd)
+	}
+	r.dirFd = -1
+}
+
+// parent returns the directory that path is in, open until the next call, and its name there. See notThere and isMountPoint for the
+// errors that say something about /etc.
+func (r *etcRoot) parent(path string) (int, string, error) {
+	dir, name := split(path)
+	if dir == "" {
+		return r.fd, name, nil
+	}
+	if r.dirFd >= 0 && r.dir == dir {
+		return r.dirFd, name, nil
+	}
+	r.forget()
+	fd, err := r.openDir(dir)
+	if err != nil {
+		return -1, "", err
+	}
+	r.dir, r.dirFd = dir, fd
+	return fd, name, nil
+}
+
+// openDir opens a directory below /etc.
+func (r *etcRoot) openDir(path string) (int, error) {
+	if path == "" {
+		path = "."
+	}
+	return openBeneath(r.fd, path, unix.O_RDONLY|unix.O_DIRECTORY)
+}
+
+// openBeneath is openat2 (Linux 5.6) that follows no symbolic link, leaves dir in no way, and enters no other mount.
+func openBeneath(dir int, path string, flags uint64) (int, error) {
+	how := unix.OpenHow{
+		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		fd, err := unix.Openat2(dir, path, &how)
+		if err == nil || !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) { // EAGAIN: a rename elsewhere came in between
+			return fd, err
+		}
+	}
+}
+
+// notThere tells whether a path does not exist because it, or a directory on the way to it, is missing or is something else: a symbolic
+// link in place of a directory is the administrator's, and what is behind it is not below /etc.
+func notThere(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
+}
+
+// isMountPoint tells whether a call failed because something is mounted at the path, or above it.
+func isMountPoint(err error) bool {
+	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EBUSY)
+}
+
+// procPath names an entry of an open directory for the calls that take no directory descriptor (setxattrat is in Linux 6.13 and
+// later only). Those used with it do not follow a symbolic link at its end.
+func procPath(dir int, name string) string {
+	return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name
+}
+
+// names returns what a directory below /etc has, sorted.
+func (r *etcRoot) names(path string) ([]string, error) {
+	fd, err := r.openDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the directory %s: %w", display(path), err)
+	}
+	return namesOf(fd, display(path))
+}
+
+// namesOf lists a directory, and closes it.
+func namesOf(fd int, path string) ([]string, error) {
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list the directory %s: %w", path, err)
+	}
+	slices.Sort(names)
+	return names, nil
+}

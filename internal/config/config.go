@@ -1,0 +1,200 @@
+// Package config reads liveapply.conf(5): /etc/liveapply/liveapply.conf and the drop-ins liveapply.conf.d/*.conf below
+// /etc, /run and /usr/lib, in systemd's syntax and precedence, and the request for one transaction, a drop-in above them all.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/unit"
+	"github.com/google/renameio/v2"
+)
+
+// Allow is what kind of change may be applied; a later one allows what the earlier ones do.
+type Allow string
+
+// The values of Allow=.
+const (
+	Additive Allow = "additive" // nothing that is there changes or goes
+	Replace  Allow = "replace"  // files change and go, within one release of the distribution
+	Force    Allow = "force"    // no guard
+)
+
+// ParseAllow checks a value of Allow= or --allow=.
+func ParseAllow(s string) (Allow, error) {
+	switch a := Allow(s); a {
+	case Additive, Replace, Force:
+		return a, nil
+	}
+	return "", fmt.Errorf("%q is none of additive, replace, force", s)
+}
+
+// Config is what liveapply.conf says.
+type Config struct {
+	Allow         Allow  // Allow=
+	Transient     bool   // Transient=: do not stage a deployment of the target
+	VerifyContent bool   // VerifyContent=: check the content of each file that is linked, not only its name
+	RequestedBy   string // RequestedBy=, in requests only: who asked
+	Warnings      []string
+}
+
+// Dirs are where configuration is looked for, below Root; tests give their own.
+type Dirs struct {
+	Root   string   // "/" but for tests
+	Search []string // by precedence: a file hides those of the same name in the later ones
+	Main   string
+}
+
+// System is where a machine has its configuration. The order is systemd's (systemd.conf(5)).
+var System = Dirs{
+	Root:   "/",
+	Search: []string{"etc/liveapply", "run/liveapply", "usr/lib/liveapply"},
+	Main:   "liveapply.conf",
+}
+
+// Load reads the configuration, and the request at path unless that is empty. A missing file is none; an unknown
+// key is a warning, as in systemd, and a bad value is an error: an administrator who forbids something means it.
+func (d Dirs) Load(request string) (*Config, error) {
+	config := &Config{Allow: Replace}
+	files, err := d.files()
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range files {
+		if err := config.read(path, false); err != nil {
+			return nil, err
+		}
+	}
+	if request == "" {
+		return config, nil
+	}
+	if err := config.read(request, true); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return config, nil
+}
+
+// files lists what is to be read, in order: the main file of the first directory that has one, then the drop-ins of all
+// directories by name.
+func (d Dirs) files() ([]string, error) {
+	var files []string
+	dropins := map[string]string{}
+	for _, dir := range d.Search {
+		dir = filepath.Join(d.Root, dir)
+		if main := filepath.Join(dir, d.Main); len(files) == 0 && exists(main) {
+			files = append(files, main)
+		}
+		found, err := filepath.Glob(filepath.Join(dir, d.Main+".d", "*.conf"))
+		if err != nil {
+			return nil, fmt.Errorf("reading the configuration in %s: %w", dir, err)
+		}
+		for _, path := range found {
+			if name := filepath.Base(path); dropins[name] == "" {
+				dropins[name] = path
+			}
+		}
+	}
+	var names []string
+	for name := range dropins {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		files = append(files, dropins[name])
+	}
+	return files, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func (c *Config) read(path string, isRequest bool) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	defer file.Close()
+	options, err := unit.DeserializeOptions(file)
+	if err != nil {
+		return fmt.Errorf("reading the configuration %s: %w", path, err)
+	}
+	for _, option := range options {
+		if err := c.set(option, isRequest); errors.Is(err, errUnknown) {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("%s: [%s] %s= is unknown, ignored", path, option.Section, option.Name))
+		} else if err != nil {
+			return fmt.Errorf("%s: [%s] %s=%s: %w", path, option.Section, option.Name, option.Value, err)
+		}
+	}
+	return nil
+}
+
+var errUnknown = errors.New("unknown key")
+
+func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
+	if option.Section != "Apply" {
+		return errUnknown
+	}
+	switch option.Name {
+	case "Allow":
+		c.Allow, err = ParseAllow(option.Value)
+	case "Transient":
+		c.Transient, err = parseBool(option.Value)
+	case "VerifyContent":
+		c.VerifyContent, err = parseBool(option.Value)
+	case "RequestedBy":
+		if !isRequest {
+			return errUnknown
+		}
+		c.RequestedBy = option.Value
+	default:
+		return errUnknown
+	}
+	return err
+}
+
+// parseBool takes systemd's words (parse_boolean).
+func parseBool(s string) (bool, error) {
+	switch strings.ToLower(s) {
+	case "1", "yes", "y", "true", "t", "on":
+		return true, nil
+	case "0", "no", "n", "false", "f", "off":
+		return false, nil
+	}
+	return false, errors.New("not a boolean: yes or no")
+}
+
+// Request is what one transaction is to do differently; the zero values leave it to the configuration.
+type Request struct {
+	Allow       Allow
+	Transient   bool
+	RequestedBy string
+}
+
+// WriteRequest writes a request to path, for prepare to consume.
+func WriteRequest(path string, r Request) error {
+	options := []*unit.UnitOption{unit.NewUnitOption("Apply", "RequestedBy", r.RequestedBy)}
+	if r.Allow != "" {
+		options = append(options, unit.NewUnitOption("Apply", "Allow", string(r.Allow)))
+	}
+	if r.Transient {
+		options = append(options, unit.NewUnitOption("Apply", "Transient", "yes"))
+	}
+	for _, option := range options {
+		if strings.ContainsAny(option.Value, "\r\n") {
+			return fmt.Errorf("a request's %s= must be one line", option.Name)
+		}
+	}
+	content, err := io.ReadAll(unit.Serialize(options))
+	if err != nil {
+		return fmt.Errorf("writing the request: %w", err)
+	}
+	return renameio.WriteFile(path, content, 0o600, renameio.WithTempDir(filepath.Dir(path)))
+}

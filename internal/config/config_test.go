@@ -1,0 +1,125 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// machine writes configuration files below a root of their own.
+func machine(t *testing.T, files map[string]string) Dirs {
+	t.Helper()
+	d := System
+	d.Root = t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(d.Root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+func TestPrecedenceIsSystemds(t *testing.T) {
+	for name, test := range map[string]struct {
+		files   map[string]string
+		request string
+		want    Config
+	}{
+		"nothing configured": {want: Config{Allow: Replace}},
+		"main file in /etc hides the vendor's": {
+			files: map[string]string{
+				"usr/lib/liveapply/liveapply.conf": "[Apply]\nAllow=force\nTransient=yes\n",
+				"etc/liveapply/liveapply.conf":     "[Apply]\nAllow=additive\n",
+			},
+			want: Config{Allow: Additive},
+		},
+		"drop-ins win over the main file, later names over earlier": {
+			files: map[string]string{
+				"etc/liveapply/liveapply.conf":                   "[Apply]\nAllow=additive\n",
+				"usr/lib/liveapply/liveapply.conf.d/20-b.conf":   "[Apply]\nAllow=force\n",
+				"etc/liveapply/liveapply.conf.d/10-a.conf":       "[Apply]\nAllow=replace\nTransient=on\n",
+				"run/liveapply/liveapply.conf.d/ignored.disable": "[Apply]\nAllow=additive\n",
+			},
+			want: Config{Allow: Force, Transient: true},
+		},
+		"a drop-in in /etc hides one of the same name": {
+			files: map[string]string{
+				"usr/lib/liveapply/liveapply.conf.d/10-a.conf": "[Apply]\nVerifyContent=yes\n",
+				"run/liveapply/liveapply.conf.d/10-a.conf":     "[Apply]\nVerifyContent=yes\n",
+				"etc/liveapply/liveapply.conf.d/10-a.conf":     "# masked\n",
+			},
+			want: Config{Allow: Replace},
+		},
+		"a request wins over all": {
+			files: map[string]string{
+				"etc/liveapply/liveapply.conf.d/99.conf": "[Apply]\nAllow=additive\n",
+				"request":                                "[Apply]\nAllow=force\nRequestedBy=somebody\n",
+			},
+			request: "request",
+			want:    Config{Allow: Force, RequestedBy: "somebody"},
+		},
+		"a request that is not there": {request: "request", want: Config{Allow: Replace}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := machine(t, test.files)
+			request := test.request
+			if request != "" {
+				request = filepath.Join(d.Root, request)
+			}
+			got, err := d.Load(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(&test.want, got); diff != "" {
+				t.Errorf("configuration (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestUnknownKeysAreWarnedOf(t *testing.T) {
+	d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\nAlow=additive\nRequestedBy=not in a file\n[Other]\nAllow=force\n"})
+	got, err := d.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Warnings) != 3 || !strings.Contains(got.Warnings[0], "Alow=") || got.Allow != Replace {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
+	for _, line := range []string{"Allow=everything", "Transient=maybe", "VerifyContent="} {
+		d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\n" + line + "\n"})
+		_, err := d.Load("")
+		if err == nil || !strings.Contains(err.Error(), "etc/liveapply/liveapply.conf: [Apply] "+line) {
+			t.Errorf("%s: got %v", line, err)
+		}
+	}
+}
+
+func TestRequestIsReadAsItWasWritten(t *testing.T) {
+	d := machine(t, nil)
+	path := filepath.Join(d.Root, "request")
+	if err := WriteRequest(path, Request{Allow: Additive, Transient: true, RequestedBy: "somebody"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := d.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{Allow: Additive, Transient: true, RequestedBy: "somebody"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	if err := WriteRequest(path, Request{RequestedBy: "somebody\nAllow=force"}); err == nil {
+		t.Error("a second line was smuggled into the request")
+	}
+}

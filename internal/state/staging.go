@@ -1,0 +1,31 @@
+package state
+
+import (
+	"path/filepath"
+
+	"github.com/liveapply/liveapply/internal/ostree"
+)
+
+// Staging tells which staged deployment is liveapply's own, to be dropped by reset, and whose place that took. Nothing is
+// staged by liveapply if Commit is zero.
+type Staging struct {
+	Commit   ostree.Checksum `json:"commit"`
+	Replaced ostree.Checksum `json:"replaced"` // somebody else's, staged before
+}
+
+// Staging reads what liveapply has staged.
+func (d Dirs) Staging() (Staging, error) {
+	var s Staging
+	_, err := readJSON(d.stagingPath(), &s)
+	return s, err
+}
+
+// WriteStaging records what liveapply is about to stage, or has dropped (the zero Staging).
+func (d Dirs) WriteStaging(s Staging) error {
+	if s.Commit.IsZero() {
+		return remove(d.stagingPath())
+	}
+	return writeJSON(d.stagingPath(), 0o600, s)
+}
+
+func (d Dirs) stagingPath() string { return filepath.Join(d.Run, "staging.json") }

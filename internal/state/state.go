@@ -1,0 +1,77 @@
+// Package state keeps what liveapply knows between its programs: the stamp that other programs read, the
+// transaction under way, the plan that prepare hands to the later phases, and the history.
+//
+// Every file is replaced by rename, so a reader sees the old or the new content, and each is written after the fact
+// that it states. All but the history live below /run and are gone after a reboot, as is everything they speak of.
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+)
+
+// Dirs are the directories that hold the state; tests give their own.
+type Dirs struct {
+	Run         string // working files of the transaction, 0700 content
+	Deployments string // libostree's state of the deployments of this boot, with the stamp
+	Lib         string // what survives a reboot: the history
+}
+
+// System is where the state is on a running machine.
+var System = Dirs{
+	Run:         "/run/liveapply",
+	Deployments: "/run/ostree/deployment-state",
+	Lib:         "/var/lib/liveapply",
+}
+
+// Make creates the directories. Those of Run are for root only, but for Run itself: it holds the mounts, and
+// `findmnt` of an unprivileged user should not lie about them.
+func (d Dirs) Make() error {
+	for dir, mode := range map[string]os.FileMode{d.Run: 0o755, d.requests(): 0o755, d.outcomes(): 0o700, d.Lib: 0o755} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("creating a state directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeJSON replaces the file at path. Syncing it is for what has to survive a power cut; nothing in /run has to.
+func writeJSON(path string, mode os.FileMode, value any) error {
+	content, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := renameio.WriteFile(path, append(content, '\n'), mode, renameio.WithTempDir(filepath.Dir(path)), renameio.IgnoreUmask()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// readJSON fills value from the file at path and tells whether there is such a file.
+func readJSON(path string, value any) (bool, error) {
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading the state: %w", err)
+	}
+	if err := json.Unmarshal(content, value); err != nil {
+		return false, fmt.Errorf("%s is damaged (%w); start liveapply-reset.service to go back to the booted tree", path, err)
+	}
+	return true, nil
+}
+
+// remove deletes the file at path, if there is one.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package state
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/ostree"
+)
+
+// Transaction is one run of the phases. Its file exists from the moment in which prepare claims the machine until
+// record, rollback or reset has finished with it: it is the lock between phases, which are separate processes.
+type Transaction struct {
+	ID          string          `json:"transaction"`
+	Request     string          `json:"request"` // the instance of the units: a commit, a ref, or ResetRequest
+	From        ostree.Checksum `json:"from"`    // live when the transaction began
+	Target      ostree.Checksum `json:"target"`
+	Started     time.Time       `json:"started"`
+	RequestedBy string          `json:"requested_by"`
+	Staged      *StagedBefore   `json:"staged"`    // set if prepare stages a deployment of Target
+	Switched    bool            `json:"switched"`  // mount is about to change, or has changed, /usr
+	Committed   bool            `json:"committed"` // all is done: from here it is only brought to its end, never rolled back
+	Phases      []PhaseRun      `json:"phases"`
+}
+
+// PhaseRun is one phase of a transaction.
+type PhaseRun struct {
+	Name    string    `json:"name"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
+}
+
+// StagedBefore is what has to come back when a staged deployment of the target is dropped.
+type StagedBefore struct {
+	Commit  ostree.Checksum `json:"commit"` // of the staged deployment; zero if there was none
+	Staging Staging         `json:"staging"`
+}
+
+// ResetRequest is the request of a transaction that goes back to the booted tree; it is no valid ref name.
+const ResetRequest = "(reset)"
+
+// Begin appends a phase that starts now; a phase that runs again after it was killed replaces its first run.
+func (t *Transaction) Begin(phase string) {
+	run := PhaseRun{Name: phase, Started: time.Now().UTC()}
+	if n := len(t.Phases); n > 0 && t.Phases[n-1].Name == phase {
+		t.Phases[n-1] = run
+		return
+	}
+	t.Phases = append(t.Phases, run)
+}
+
+// End notes how long the phase that was begun last took.
+func (t *Transaction) End() {
+	last := &t.Phases[len(t.Phases)-1]
+	last.Seconds = time.Since(last.Started).Seconds()
+}
+
+// Transaction reads the transaction under way; nil if there is none.
+func (d Dirs) Transaction() (*Transaction, error) {
+	t := &Transaction{}
+	found, err := readJSON(d.transactionPath(), t)
+	if err != nil || !found {
+		return nil, err
+	}
+	return t, nil
+}
+
+// WriteTransaction records what the transaction under way has come to.
+func (d Dirs) WriteTransaction(t *Transaction) error {
+	return writeJSON(d.transactionPath(), 0o600, t)
+}
+
+// EndTransaction lets the next one begin.
+func (d Dirs) EndTransaction() error {
+	if err := remove(d.transactionPath()); err != nil {
+		return fmt.Errorf("ending the transaction: %w", err)
+	}
+	return nil
+}
+
+// Claim begins a transaction for a request, or returns the one that this same request has begun before (its phase
+// was killed and runs again). If another one is under way it calls waiting once and waits until that has ended or ctx is
+// done.
+func (d Dirs) Claim(ctx context.Context, request string, waiting func(*Transaction)) (*Transaction, error) {
+	told := false
+	for {
+		current, err := d.tryClaim(request)
+		if err != nil || current.Request == request {
+			return current, err
+		}
+		if !told {
+			waiting(current)
+			told = true
+		}
+		if err := awaitRemoval(ctx, d.transactionPath()); err != nil {
+			return nil, fmt.Errorf("transaction %s of %s has not ended: wait for it (systemctl list-jobs), or take it back with liveapplyctl reset: %w",
+				current.ID, current.Request, err)
+		}
+	}
+}
+
+// tryClaim returns the transaction under way, which is the caller's own unless another was first.
+func (d Dirs) tryClaim(request string) (*Transaction, error) {
+	lock, err := os.OpenFile(filepath.Join(d.Run, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("claiming the machine for a transaction: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("claiming the machine for a transaction: %s: %w", lock.Name(), err)
+	}
+	current, err := d.Transaction()
+	if err != nil || current != nil {
+		return current, err
+	}
+	id := make([]byte, 16)
+	rand.Read(id)
+	current = &Transaction{ID: hex.EncodeToString(id), Request: request, Started: time.Now().UTC()}
+	return current, d.WriteTransaction(current)
+}
+
+// awaitRemoval returns when there is no file at path.
+func awaitRemoval(ctx context.Context, path string) error {
+	return watch(ctx, filepath.Dir(path), unix.IN_DELETE|unix.IN_MOVED_FROM, func() (bool, error) {
+		_, err := os.Lstat(path)
+		return errors.Is(err, os.ErrNotExist), nil
+	})
+}
+
+func (d Dirs) transactionPath() string { return filepath.Join(d.Run, "transaction.json") }
+
+// RequestPath is where a request for one transaction, a drop-in of liveapply.conf, is left for prepare.
+func (d Dirs) RequestPath(target ostree.Checksum) string {
+	return filepath.Join(d.requests(), target.String()+".conf")
+}
+
+// RemoveRequest removes a request: prepare has consumed it, or nobody will.
+func (d Dirs) RemoveRequest(target ostree.Checksum) error { return remove(d.RequestPath(target)) }
+
+func (d Dirs) requests() string { return filepath.Join(d.Run, "request") }

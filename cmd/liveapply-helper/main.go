@@ -1,0 +1,89 @@
+// Command liveapply-helper carries out one phase of a transaction. It is started by the units of the same names, which
+// give it the order, the sandbox and the time it may take; it is not for people, who use liveapplyctl or systemctl.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/phase"
+)
+
+// verb is a command. Those that work on a request take it as their argument: what the unit's instance names.
+type verb struct {
+	name    string
+	request bool
+	run     func(*phase.Machine) phase.Phase
+}
+
+var verbs = []verb{
+	{"prepare", true, func(m *phase.Machine) phase.Phase { return m.Prepare }},
+	{"mount", true, func(m *phase.Machine) phase.Phase { return m.Mount }},
+	{"etc", true, func(m *phase.Machine) phase.Phase { return m.Etc }},
+	{"tmpfiles", true, func(m *phase.Machine) phase.Phase { return m.Tmpfiles }},
+	{"services", true, func(m *phase.Machine) phase.Phase { return m.Services }},
+	{"record", true, func(m *phase.Machine) phase.Phase { return m.Record }},
+	{"finish", true, func(m *phase.Machine) phase.Phase { return m.Finish }},
+	{"rollback-etc", true, func(m *phase.Machine) phase.Phase { return m.RollbackEtc }},
+	{"rollback-mount", true, func(m *phase.Machine) phase.Phase { return m.RollbackMount }},
+	{"rollback-record", true, func(m *phase.Machine) phase.Phase { return m.RollbackRecord }},
+	{"reset-etc", false, func(m *phase.Machine) phase.Phase { return m.ResetEtc }},
+	{"reset-mount", false, func(m *phase.Machine) phase.Phase { return m.ResetMount }},
+	{"reset-record", false, func(m *phase.Machine) phase.Phase { return m.ResetRecord }},
+	{"etc-revert", false, func(m *phase.Machine) phase.Phase { return m.EtcRevert }},
+	{"recover", false, func(m *phase.Machine) phase.Phase { return m.Recover }},
+}
+
+func main() {
+	// A unit that is stopped gets SIGTERM; the phase then ends with an error, so that its OnFailure= takes it back.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	v, request, err := parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	if err := run(ctx, v, request); err != nil {
+		// systemd reads the priority off the line (sd-daemon(3)); 3 is an error.
+		fmt.Fprintf(os.Stderr, "<3>%s: %s\n", v.name, strings.ReplaceAll(err.Error(), "\n", "; "))
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (verb, string, error) {
+	var names []string
+	for _, v := range verbs {
+		names = append(names, v.name)
+		if len(args) == 0 || args[0] != v.name {
+			continue
+		}
+		if v.request && len(args) == 2 {
+			return v, args[1], nil
+		}
+		if !v.request && len(args) == 1 {
+			return v, "", nil
+		}
+	}
+	return verb{}, "", fmt.Errorf("usage: liveapply-helper VERB [REQUEST]\nstarted by the units of liveapply; VERB is one of %s", strings.Join(names, ", "))
+}
+
+func run(ctx context.Context, v verb, request string) error {
+	machine, err := phase.OpenAsRoot()
+	if err != nil {
+		return err
+	}
+	err = v.run(machine)(ctx, request)
+	if err == nil || !v.request || v.name == "finish" || strings.HasPrefix(v.name, "rollback-") {
+		return err
+	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("stopped: %w", err)
+	}
+	return errors.Join(err, machine.Fail(request, v.name, err))
+}

@@ -1,0 +1,75 @@
+package phase
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Etc brings /etc to the target's defaults. liveapply-etc-revert.service is active by now.
+func (m *Machine) Etc(ctx context.Context, request string) error {
+	t, plan, err := m.resume("etc", request)
+	if err != nil {
+		return err
+	}
+	if plan.IsNothing() {
+		return m.end(t)
+	}
+	storage, err := m.openStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	status("merging %d changes into /etc", len(plan.Etc.Changes))
+	result, err := etcmerge.Apply(ctx, storage.Repo, plan.Etc, storage.etcDirs())
+	if err != nil {
+		return err
+	}
+	logKept(t, result.Kept)
+	if err := storage.rebuildDatabases(ctx, plan); err != nil {
+		return err
+	}
+	return m.end(t)
+}
+
+// database is a file that a tool compiles into /etc. Usually it comes with the commit; one that was compiled on this
+// machine has to be compiled again when its sources change.
+type database struct {
+	path  string // below /etc
+	tool  []string
+	stale func(*state.Plan) bool
+}
+
+var databases = []database{
+	{"ld.so.cache", []string{"ldconfig", "-X"}, func(p *state.Plan) bool { return p.Libraries }},
+	{"udev/hwdb.bin", []string{"systemd-hwdb", "update"}, func(p *state.Plan) bool { return p.Hwdb }},
+}
+
+// rebuildDatabases compiles those again that are stale and did not come with the target.
+func (s *storage) rebuildDatabases(ctx context.Context, plan *state.Plan) error {
+	for _, d := range databases {
+		fromTarget := slices.ContainsFunc(plan.Etc.Changes, func(c etcmerge.Change) bool { return c.Path == d.path })
+		_, err := os.Lstat(filepath.Join(s.etcDirs().Etc, d.path))
+		if !d.stale(plan) || fromTarget || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		status("running %s", d.tool[0])
+		if err := s.runIntoEtc(ctx, d.tool, d.path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logKept says what /etc keeps although the target, or the way back, has something else.
+func logKept(t *state.Transaction, paths []string) {
+	for _, path := range paths {
+		announce(t, messageKept, "/etc/"+path+" has been changed locally, and stays as it is", map[string]string{"LIVEAPPLY_PATH": "/etc/" + path})
+	}
+}

@@ -1,0 +1,29 @@
+package phase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Finish is what liveapply@.service itself runs, when the phases have ended or, after a failure, the rollback has: it tells
+// whoever started the unit how it went.
+func (m *Machine) Finish(_ context.Context, request string) error {
+	outcome, err := m.State.TakeOutcome(request)
+	if err != nil {
+		return err
+	}
+	if outcome == nil {
+		return errors.New("the phases did not run to their end; see systemctl status 'liveapply-*'")
+	}
+	if outcome.Reason != "" {
+		status("%s", outcome.Reason)
+		return fmt.Errorf("%s: %s", outcome.Result, outcome.Reason)
+	}
+	stamp, err := m.State.Stamp(m.Booted)
+	if err != nil {
+		return err
+	}
+	status("commit %s is live", stamp.Live)
+	return nil
+}

@@ -1,0 +1,222 @@
+package phase
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/treediff"
+)
+
+// refuseUnlocked makes sure that nobody else has put something on /usr.
+func (p *preparation) refuseUnlocked() error {
+	usr, err := p.Usr.Inspect()
+	if err != nil {
+		return err
+	}
+	unlocked, err := p.Sysroot.Unlocked(p.Booted)
+	if err != nil {
+		return err
+	}
+	if ours := usr.Live != "" && unlocked == "transient"; ours {
+		unlocked = ""
+	}
+	if unlocked == "" && usr.Unlocked {
+		unlocked = "as another overlay is mounted on it"
+	}
+	if unlocked != "" {
+		return fmt.Errorf("/usr is unlocked (%s), see ostree admin unlock: what was changed there would be hidden; reboot to lock it again", unlocked)
+	}
+	return nil
+}
+
+// refuseTarget looks at the commit itself.
+func (p *preparation) refuseTarget() error {
+	target := p.plan.Target
+	if target == p.plan.Booted {
+		return fmt.Errorf("commit %s is the booted one: go back to it with liveapplyctl reset", target)
+	}
+	commit, err := p.Repo.Commit(target)
+	if err != nil {
+		return err
+	}
+	partial, err := p.Repo.IsPartial(target)
+	if err != nil {
+		return err
+	}
+	if partial {
+		return fmt.Errorf("commit %s is in the repo only in part: pull the rest of it (ostree pull REMOTE %s)", target, target)
+	}
+	if p.config.Allow == config.Force {
+		return nil
+	}
+	return p.refuseOther(commit)
+}
+
+// refuseOther guards against a tree that is not a next version of the live one.
+func (p *preparation) refuseOther(target *ostree.Commit) error {
+	live, err := p.Repo.Commit(p.plan.From)
+	if err != nil {
+		return err
+	}
+	if target.Timestamp.Before(live.Timestamp) {
+		return fmt.Errorf("commit %s of %s is older than the live one of %s: to apply it all the same, use --allow=force",
+			target.Checksum, target.Timestamp.UTC().Format("2006-01-02 15:04:05"), live.Timestamp.UTC().Format("2006-01-02 15:04:05"))
+	}
+	from, err := p.osRelease(live)
+	if err != nil {
+		return err
+	}
+	to, err := p.osRelease(target)
+	if err != nil {
+		return err
+	}
+	for _, key := range []string{"ID", "VERSION_ID"} {
+		if from[key] != to[key] {
+			return fmt.Errorf("commit %s is another distribution or release (os-release: %s=%s, live: %s): boot it, or use --allow=force",
+				target.Checksum, key, to[key], from[key])
+		}
+	}
+	return nil
+}
+
+// osReleaseLimit is far above what os-release(5) files hold.
+const osReleaseLimit = 64 << 10
+
+// osRelease reads os-release(5) out of a commit; one without has no values.
+func (p *preparation) osRelease(commit *ostree.Commit) (map[string]string, error) {
+	entry, err := p.Repo.Lookup(commit.Root, "usr/lib/os-release")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	content, err := p.Repo.ReadFile(entry.Checksum, osReleaseLimit)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{}
+	for line := range bytes.Lines(content) {
+		key, value, found := strings.Cut(strings.TrimSpace(string(line)), "=")
+		if found && !strings.HasPrefix(key, "#") {
+			values[key] = strings.Trim(value, `"'`)
+		}
+	}
+	return values, nil
+}
+
+// refuseByPolicy enforces Allow=additive: without knowledge of packages, no file may change or go.
+func (p *preparation) refuseByPolicy() error {
+	if p.config.Allow != config.Additive {
+		return nil
+	}
+	var paths []string
+	for _, change := range p.changes {
+		if isReplacing(change) {
+			paths = append(paths, "/usr/"+change.Path)
+		}
+	}
+	if len(paths) > 0 {
+		return fmt.Errorf("Allow=additive forbids this commit, which changes or removes %d files (%s): use --allow=replace, or reboot into it",
+			len(paths), abbreviated(paths))
+	}
+	return nil
+}
+
+// isReplacing tells whether something that was there is not there as it was.
+func isReplacing(change treediff.Change) bool {
+	bothDirectories := change.Old.Kind == ostree.KindDirectory && change.New.Kind == ostree.KindDirectory
+	return change.Old.Kind != ostree.KindNone && !bothDirectories
+}
+
+// abbreviated names the first few of many.
+func abbreviated(names []string) string {
+	const shown = 5
+	if len(names) <= shown {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s, and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
+}
+
+// refuseLostMounts makes sure that the target has a directory for each mount below /usr, which moves with it.
+func (p *preparation) refuseLostMounts() error {
+	usr, err := p.Usr.Inspect()
+	if err != nil {
+		return err
+	}
+	commit, err := p.Repo.Commit(p.plan.Target)
+	if err != nil {
+		return err
+	}
+	for _, mount := range usr.Submounts {
+		if isBelowAny(mount, usr.Submounts) {
+			continue // its mount point is in the other mount
+		}
+		if _, err := p.Repo.Lookup(commit.Root, filepath.Join(usrTree, mount)); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("something is mounted on /usr/%s, which the target does not have: unmount it first", mount)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isBelowAny(path string, others []string) bool {
+	return slices.ContainsFunc(others, func(other string) bool { return strings.HasPrefix(path, other+"/") })
+}
+
+// refuseTooLittleSpace compares what the layer and the new /etc need with what is free.
+func (p *preparation) refuseTooLittleSpace() error {
+	var free unix.Statfs_t
+	if err := unix.Fstatfs(int(p.sysroot.Fd()), &free); err != nil {
+		return fmt.Errorf("asking for the free space of %s: %w", physicalRoot, err)
+	}
+	need := layer.Need(p.changes)
+	etc, err := p.etcNeed()
+	if err != nil {
+		return err
+	}
+	need.Bytes += etc.Bytes
+	need.Inodes += etc.Inodes
+	if available := int64(free.Bavail) * free.Bsize; need.Bytes > available {
+		return fmt.Errorf("%s has %d KiB free, and applying commit %s needs %d KiB: make room (ostree admin cleanup)",
+			physicalRoot, available>>10, p.plan.Target, need.Bytes>>10)
+	}
+	// Filesystems without a fixed number of inodes say 0 of 0 (btrfs).
+	if free.Files > 0 && uint64(need.Inodes) > free.Ffree {
+		return fmt.Errorf("%s has %d inodes free, and applying commit %s needs %d: remove files that are not needed",
+			physicalRoot, free.Ffree, p.plan.Target, need.Inodes)
+	}
+	return nil
+}
+
+// etcNeed is what the etc phase takes: each new file is written out, and each old one kept by a link.
+func (p *preparation) etcNeed() (layer.Size, error) {
+	var need layer.Size
+	for _, change := range p.plan.Etc.Changes {
+		need.Inodes++
+		need.Bytes += blockSize + int64(len(change.Text))
+		if change.Object.IsZero() {
+			continue
+		}
+		file, err := p.Repo.File(change.Object)
+		if err != nil {
+			return need, fmt.Errorf("/etc/%s of the target: %w", change.Path, err)
+		}
+		need.Bytes += file.Size
+	}
+	return need, nil
+}
+
+// blockSize is by how much a file's last block may exceed its content, in bytes, on the usual filesystems.
+const blockSize = 4096

@@ -1,0 +1,236 @@
+// Package phase holds the phases of a transaction, and their ways back. Each file reads like the paragraph on its phase in
+// docs/architecture.md; what the steps consist of is in the packages below.
+//
+// A phase is a process of its own, started by its unit. It takes over from the phase before through the files of package
+// state, and can be run again after it was killed at any instruction.
+package phase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/underlay"
+)
+
+// liveRef keeps the objects of the live commit from being pruned, and tells what is live to those who look into the repo.
+const liveRef = "liveapply/live"
+
+// Machine is the running system: what it was booted from, and where its state is.
+type Machine struct {
+	State   state.Dirs
+	Config  config.Dirs
+	Sysroot *ostree.Sysroot
+	Booted  ostree.Deployment
+	Usr     underlay.Usr
+}
+
+// Open looks at the running system. It fails if that was not booted from OSTree.
+func Open() (*Machine, error) {
+	sysroot, err := ostree.OpenSysroot("/")
+	if err != nil {
+		return nil, err
+	}
+	booted, err := sysroot.Booted()
+	if errors.Is(err, ostree.ErrNotBooted) {
+		return nil, fmt.Errorf("this system was %w: there is nothing to apply a commit to", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Machine{
+		State:   state.System,
+		Config:  config.System,
+		Sysroot: sysroot,
+		Booted:  booted,
+		Usr:     underlay.Usr{Path: "/usr", Private: filepath.Join(state.System.Run, "mnt")},
+	}, nil
+}
+
+// OpenAsRoot is Open for what changes the system.
+func OpenAsRoot() (*Machine, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("only root can change the running system; start the unit: systemctl start liveapply@COMMIT.service")
+	}
+	m, err := Open()
+	if err != nil {
+		return nil, err
+	}
+	return m, m.State.Make()
+}
+
+// Live returns the commit that /usr shows. The mount table says it, not the stamp, which may be lost.
+func (m *Machine) Live() (ostree.Checksum, error) {
+	usr, err := m.Usr.Inspect()
+	if err != nil || usr.Live == "" {
+		return m.Booted.Commit, err
+	}
+	return ostree.ParseChecksum(usr.Live)
+}
+
+// Status is the stamp, with what the mount table says where the stamp is lost.
+func (m *Machine) Status() (*state.Stamp, error) {
+	stamp, err := m.State.Stamp(m.Booted)
+	if err != nil {
+		return nil, err
+	}
+	if stamp.Live, err = m.Live(); err != nil {
+		return nil, err
+	}
+	return stamp, nil
+}
+
+// IsClean tells whether there is nothing that a reset would take back: nothing is live, and nothing was interrupted.
+func (m *Machine) IsClean() (bool, error) {
+	live, err := m.Live()
+	if err != nil || live != m.Booted.Commit {
+		return false, err
+	}
+	t, err := m.State.Transaction()
+	if err != nil || t != nil {
+		return false, err
+	}
+	_, err = os.Lstat(filepath.Join(physicalRoot, m.Booted.BackingPath(), "liveapply"))
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+// Resolve finds the commit that a checksum, an abbreviated one, or a ref names.
+func (m *Machine) Resolve(rev string) (ostree.Checksum, error) {
+	repo, err := ostree.OpenRepo(filepath.Join(physicalRoot, "ostree/repo"))
+	if err != nil {
+		return ostree.Checksum{}, err
+	}
+	defer repo.Close()
+	return repo.Resolve(rev)
+}
+
+// NextBoot is the deployment that the machine will boot: the staged one, else the first in boot order.
+func (m *Machine) NextBoot() (ostree.Deployment, error) {
+	deployments, err := m.Sysroot.Deployments()
+	if err != nil {
+		return ostree.Deployment{}, err
+	}
+	for _, deployment := range deployments {
+		if deployment.Pending {
+			return deployment, nil
+		}
+	}
+	return m.Booted, nil
+}
+
+// storage is a way to write to /sysroot, which is mounted read-only, and what liveapply keeps there for the booted deployment.
+type storage struct {
+	sysroot *os.File // detached view, see underlay.OpenWritable
+	Repo    *ostree.Repo
+	dir     string // <backing>/liveapply, through the view
+	machine *Machine
+}
+
+// physicalRoot is where an OSTree machine mounts the filesystem that holds the repo and the deployments.
+const physicalRoot = "/sysroot"
+
+// openStorage gives access to the repo and to the directory of the booted deployment, which it creates.
+func (m *Machine) openStorage() (*storage, error) {
+	view, err := underlay.OpenWritable(physicalRoot)
+	if err != nil {
+		return nil, err
+	}
+	root := fmt.Sprintf("/proc/self/fd/%d", view.Fd())
+	repo, err := ostree.OpenRepo(filepath.Join(root, "ostree/repo"))
+	if err != nil {
+		view.Close()
+		return nil, err
+	}
+	s := &storage{sysroot: view, Repo: repo, dir: filepath.Join(root, m.Booted.BackingPath(), "liveapply"), machine: m}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("creating the directory of the booted deployment: %w", err)
+	}
+	return s, nil
+}
+
+// Close gives the view back.
+func (s *storage) Close() {
+	s.Repo.Close()
+	s.sysroot.Close()
+}
+
+// etcDirs is what package etcmerge works on: /etc of the booted deployment by its path below /sysroot, so that files
+// can be renamed between it and the journal's directory.
+func (s *storage) etcDirs() etcmerge.Dirs {
+	root := fmt.Sprintf("/proc/self/fd/%d", s.sysroot.Fd())
+	return etcmerge.Dirs{Etc: filepath.Join(root, s.machine.Booted.Path(), "etc"), Store: filepath.Join(s.dir, "etc")}
+}
+
+// usrTree and etcTree are where a commit's tree has what becomes /usr and /etc.
+const (
+	usrTree = "usr"
+	etcTree = "usr/etc"
+)
+
+// tree returns a directory of a commit, the zero Tree if the commit has none there.
+func (s *storage) tree(commit ostree.Checksum, path string) (ostree.Tree, error) {
+	c, err := s.Repo.Commit(commit)
+	if err != nil {
+		return ostree.Tree{}, err
+	}
+	entry, err := s.Repo.Lookup(c.Root, path)
+	if errors.Is(err, os.ErrNotExist) && c != nil {
+		return ostree.Tree{}, nil
+	}
+	return entry.Tree(), err
+}
+
+// resume takes a transaction over from the phase before, and says so in the stamp and in the unit's status.
+func (m *Machine) resume(phase, request string) (*state.Transaction, *state.Plan, error) {
+	t, err := m.State.Transaction()
+	if err != nil {
+		return nil, nil, err
+	}
+	if t == nil || t.Request != request {
+		return nil, nil, fmt.Errorf("no transaction for %s is under way: start liveapply@%s.service, which runs all phases", request, request)
+	}
+	plan, err := m.State.Plan(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, plan, m.begin(t, phase)
+}
+
+// begin notes in the transaction and in the stamp that a phase starts.
+func (m *Machine) begin(t *state.Transaction, phase string) error {
+	t.Begin(phase)
+	if err := m.State.WriteTransaction(t); err != nil {
+		return err
+	}
+	return m.updateStamp(func(stamp *state.Stamp) {
+		stamp.Transaction, stamp.Target, stamp.Phase = t.ID, t.Target, phase
+	})
+}
+
+// end notes that the phase has done its work.
+func (m *Machine) end(t *state.Transaction) error {
+	t.End()
+	return m.State.WriteTransaction(t)
+}
+
+func (m *Machine) updateStamp(change func(*state.Stamp)) error {
+	stamp, err := m.State.Stamp(m.Booted)
+	if err != nil {
+		return err
+	}
+	change(stamp)
+	return m.State.WriteStamp(m.Booted, stamp)
+}
+
+// Phase is a step of a transaction, as a command of liveapply-helper; request is what the unit's instance names.
+type Phase func(ctx context.Context, request string) error

@@ -1,0 +1,56 @@
+package phase
+
+import (
+	"fmt"
+	"maps"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// The messages that other programs look for have an id each; catalog/liveapply.catalog explains them to people.
+const (
+	messageSwitched = "66cd3a53091949d391e90504eaee4abb"
+	messageApplied  = "f9f026a0e8ca4158b2a0c15cd0d50672"
+	messageFailed   = "29780ceba76945ba8def4d2d136f7774"
+	messageReset    = "27cf0e21e2074f73a9a2dee7fce80e79"
+	messageKept     = "0ac42de1540f49d7b07bbc41134d306f"
+)
+
+// priorities of the messages that are more than a notice.
+var priorities = map[string]journal.Priority{
+	messageFailed: journal.PriErr,
+	messageKept:   journal.PriWarning,
+}
+
+// announce writes a message about a transaction to the journal; without a journal, to standard error.
+func announce(t *state.Transaction, id, message string, fields map[string]string) {
+	all := map[string]string{
+		"MESSAGE_ID":            id,
+		"LIVEAPPLY_TRANSACTION": t.ID,
+		"LIVEAPPLY_FROM":        t.From.String(),
+		"LIVEAPPLY_TARGET":      t.Target.String(),
+	}
+	maps.Copy(all, fields)
+	priority, special := priorities[id]
+	if !special {
+		priority = journal.PriNotice
+	}
+	if err := journal.Send(message, priority, all); err != nil {
+		fmt.Fprintln(os.Stderr, message)
+	}
+}
+
+// status says what the unit is doing, for `systemctl status` and for liveapplyctl.
+func status(format string, args ...any) {
+	// Not under systemd there is nobody to tell.
+	_, _ = daemon.SdNotify(false, "STATUS="+fmt.Sprintf(format, args...))
+}
+
+// warn writes a line to standard error with the priority of sd-daemon(3).
+func warn(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "<%d>%s\n", journal.PriWarning, fmt.Sprintf(format, args...))
+}

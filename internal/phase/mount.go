@@ -1,0 +1,93 @@
+package phase
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/underlay"
+)
+
+// Mount switches /usr to the target. It runs in the host's mount namespace.
+func (m *Machine) Mount(ctx context.Context, request string) error {
+	t, plan, err := m.resume("mount", request)
+	if err != nil {
+		return err
+	}
+	if plan.IsNothing() {
+		return m.end(t)
+	}
+	status("switching /usr")
+	t.Switched = true
+	if err := m.State.WriteTransaction(t); err != nil {
+		return err
+	}
+	if err := m.setUnlocked(); err != nil {
+		return err
+	}
+	switched, err := m.Usr.Switch(underlay.SourcePrefix+plan.Target.String(), plan.Layers)
+	if err != nil {
+		return err
+	}
+	if err := m.showLive(plan); err != nil {
+		return err
+	}
+	announceSwitch(t, switched)
+	return m.end(t)
+}
+
+// showLive says in the stamp what /usr shows now.
+func (m *Machine) showLive(plan *state.Plan) error {
+	return m.updateStamp(func(stamp *state.Stamp) {
+		stamp.Previous, stamp.Live, stamp.Layers = plan.From, plan.Target, plan.Layers
+		stamp.Applied = time.Now().UTC().Truncate(time.Second)
+		stamp.Transient, stamp.RebootRequired = plan.Transient, plan.RebootRequired
+	})
+}
+
+// switchBack makes /usr show a commit that was live before. With the booted one, nothing is left of the overlays.
+func (m *Machine) switchBack(commit ostree.Checksum, layers []string) error {
+	if commit != m.Booted.Commit {
+		_, err := m.Usr.Switch(underlay.SourcePrefix+commit.String(), layers)
+		return err
+	}
+	if err := m.Usr.Detach(); err != nil {
+		return err
+	}
+	return m.clearUnlocked()
+}
+
+// unlockedFlag is libostree's own mark of a deployment with something on its /usr that the next boot will not have
+// (ostree_sysroot_deployment_unlock): `ostree admin status` shows it, and `ostree admin unlock` refuses.
+func (m *Machine) unlockedFlag() string {
+	return filepath.Join(m.State.DeploymentDir(m.Booted), "unlocked-transient")
+}
+
+func (m *Machine) setUnlocked() error {
+	if err := os.MkdirAll(filepath.Dir(m.unlockedFlag()), 0o755); err != nil {
+		return fmt.Errorf("marking the deployment as unlocked: %w", err)
+	}
+	if err := os.WriteFile(m.unlockedFlag(), nil, 0o644); err != nil {
+		return fmt.Errorf("marking the deployment as unlocked: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) clearUnlocked() error {
+	if err := os.Remove(m.unlockedFlag()); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("marking the deployment as locked again: %w", err)
+	}
+	return nil
+}
+
+func announceSwitch(t *state.Transaction, switched underlay.Switched) {
+	message := fmt.Sprintf("/usr shows commit %s now", t.Target)
+	if switched.Stacked {
+		message += ", on top of the tree before, which this kernel cannot take away beneath it"
+	}
+	announce(t, messageSwitched, message, nil)
+}

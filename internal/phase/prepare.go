@@ -1,0 +1,232 @@
+package phase
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/treediff"
+	"github.com/liveapply/liveapply/internal/underlay"
+)
+
+// Prepare finds out whether a commit can be applied and makes all that the later phases need: the layer, and the plan.
+// What it refuses has changed nothing.
+func (m *Machine) Prepare(ctx context.Context, request string) error {
+	t, err := m.claim(ctx, request)
+	if err != nil {
+		return err
+	}
+	storage, err := m.openStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+
+	p := &preparation{Machine: m, storage: storage, transaction: t}
+	if err := p.identify(); err != nil {
+		return err
+	}
+	if err := m.begin(t, "prepare"); err != nil {
+		return err
+	}
+	if t.From != t.Target {
+		if err := p.apply(ctx); err != nil {
+			return err
+		}
+	}
+	// Last, because it is the one step that others see before the switch.
+	if err := p.ensureNextBoot(ctx); err != nil {
+		return err
+	}
+	if err := m.State.WritePlan(&p.plan); err != nil {
+		return err
+	}
+	if err := m.State.RemoveRequest(t.Target); err != nil {
+		return err
+	}
+	return m.end(t)
+}
+
+// preparation is what prepare finds out and makes.
+type preparation struct {
+	*Machine
+	*storage
+	transaction *state.Transaction
+	config      *config.Config
+	plan        state.Plan
+	changes     []treediff.Change // of /usr, booted to target
+}
+
+// identify fills in what the transaction is about: from where to where, for whom, under which rules.
+func (p *preparation) identify() error {
+	if err := p.refuseUnlocked(); err != nil {
+		return err
+	}
+	t := p.transaction
+	var err error
+	if t.From, err = p.Live(); err != nil {
+		return err
+	}
+	if t.Target, err = p.Repo.Resolve(t.Request); err != nil {
+		return err
+	}
+	if p.config, err = p.Config.Load(p.State.RequestPath(t.Target)); err != nil {
+		return err
+	}
+	for _, warning := range p.config.Warnings {
+		warn("%s", warning)
+	}
+	t.RequestedBy = p.config.RequestedBy
+	p.plan = state.Plan{
+		Transaction: t.ID, Booted: p.Booted.Commit, From: t.From, Target: t.Target, Transient: p.config.Transient,
+	}
+	return nil
+}
+
+// apply prepares the change of /usr and /etc to the target.
+func (p *preparation) apply(ctx context.Context) error {
+	if err := p.refuseTarget(); err != nil {
+		return err
+	}
+	status("comparing the trees")
+	if err := p.compare(ctx); err != nil {
+		return err
+	}
+	if err := p.refuseByPolicy(); err != nil {
+		return err
+	}
+	if err := p.refuseLostMounts(); err != nil {
+		return err
+	}
+	if err := p.refuseTooLittleSpace(); err != nil {
+		return err
+	}
+	if err := p.verify(ctx); err != nil {
+		return err
+	}
+	if err := p.build(ctx); err != nil {
+		return err
+	}
+	status("trying to run a program of the target")
+	return p.Usr.Try(ctx, underlay.SourcePrefix+p.plan.Target.String(), p.plan.Layers, "/usr/bin/true")
+}
+
+// compare diffs the trees, for /usr from booted, because that is what the layer is put on; for /etc from live, because its
+// defaults are what /etc descends from now.
+func (p *preparation) compare(ctx context.Context) error {
+	booted, err := p.tree(p.plan.Booted, usrTree)
+	if err != nil {
+		return err
+	}
+	target, err := p.tree(p.plan.Target, usrTree)
+	if err != nil {
+		return err
+	}
+	if p.changes, err = treediff.Diff(ctx, p.Repo, booted, target); err != nil {
+		return err
+	}
+	if p.changes, err = p.keepRunningKernel(); err != nil {
+		return err
+	}
+	oldDefaults, err := p.tree(p.plan.From, etcTree)
+	if err != nil {
+		return err
+	}
+	newDefaults, err := p.tree(p.plan.Target, etcTree)
+	if err != nil {
+		return err
+	}
+	if p.plan.Etc, err = etcmerge.MakePlan(ctx, p.Repo, oldDefaults, newDefaults, p.etcDirs()); err != nil {
+		return err
+	}
+	effects := effectsOf(p.changes, p.plan.Etc)
+	p.plan.Sysusers, p.plan.Tmpfiles = effects.sysusers, effects.tmpfiles
+	p.plan.Libraries, p.plan.Hwdb = effects.libraries, effects.hwdb
+	p.plan.Reload, p.plan.RebootRequired = effects.reload, effects.reboot
+	return p.addReloadOfLive()
+}
+
+// addReloadOfLive adds what has to be reloaded because the live layer goes away.
+func (p *preparation) addReloadOfLive() error {
+	if p.plan.From == p.plan.Booted {
+		return nil
+	}
+	live, err := p.manifest(p.plan.From)
+	if err != nil {
+		return err
+	}
+	p.plan.Reload = p.plan.Reload.Union(live.Reload)
+	return nil
+}
+
+// keepRunningKernel takes the modules of the running kernel out of the diff: it may need one at any time.
+func (p *preparation) keepRunningKernel() ([]treediff.Change, error) {
+	var uname unix.Utsname
+	if err := unix.Uname(&uname); err != nil {
+		return nil, fmt.Errorf("asking for the running kernel's release: %w", err)
+	}
+	return layer.Keep(p.changes, "lib/modules/"+unix.ByteSliceToString(uname.Release[:]))
+}
+
+// verify reads every file that is going to be linked, if the configuration asks for it.
+func (p *preparation) verify(ctx context.Context) error {
+	if !p.config.VerifyContent {
+		return nil
+	}
+	status("verifying the content of the changed files")
+	workers, ctx := errgroup.WithContext(ctx)
+	workers.SetLimit(verifyWorkers)
+	for _, change := range p.changes {
+		if change.New.Kind != ostree.KindFile || ctx.Err() != nil {
+			continue
+		}
+		workers.Go(func() error {
+			if err := p.Repo.VerifyFile(change.New.Checksum); err != nil {
+				return fmt.Errorf("/usr/%s of the target: %w", change.Path, err)
+			}
+			return nil
+		})
+	}
+	return workers.Wait()
+}
+
+// verifyWorkers read in parallel; storage rarely gains from more.
+const verifyWorkers = 4
+
+// build makes the layer, aside, and moves it to its place when it is whole. One that is there already is whole, then, and may
+// be in use: it is what an earlier application of the same commit made.
+func (p *preparation) build(ctx context.Context) error {
+	status("building the layer: %d changes", len(p.changes))
+	dir := p.layerDir(p.plan.Target)
+	p.plan.Layers = p.layersOf(p.plan.Target)
+	about := manifest{Version: manifestVersion, Booted: p.plan.Booted, Commit: p.plan.Target, Reload: p.plan.Reload}
+	if _, err := os.Lstat(dir); err == nil {
+		return writeManifest(dir, about)
+	}
+	aside := dir + ".new"
+	if err := layer.Remove(aside); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return fmt.Errorf("building the layer: %w", err)
+	}
+	if _, err := layer.Build(ctx, p.Repo, p.changes, filepath.Join(aside, layerTree)); err != nil {
+		return err
+	}
+	if err := writeManifest(aside, about); err != nil {
+		return err
+	}
+	if err := os.Rename(aside, dir); err != nil {
+		return fmt.Errorf("building the layer: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package phase
+
+import (
+	"context"
+
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Record commits the transaction: from here on the target is what is live, and a failure no longer takes it back.
+func (m *Machine) Record(ctx context.Context, request string) error {
+	t, plan, err := m.resume("record", request)
+	if err != nil {
+		return err
+	}
+	storage, err := m.openStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	status("recording")
+	if !plan.IsNothing() {
+		if err := storage.setLiveRef(ctx, plan.Target); err != nil {
+			return err
+		}
+	}
+	t.End()
+	t.Committed = true
+	if err := m.State.WriteTransaction(t); err != nil {
+		return err
+	}
+	return storage.complete(t, plan)
+}
+
+// complete brings a committed transaction to its end. It can be run again, and is, by rollback, if record was killed here.
+func (s *storage) complete(t *state.Transaction, plan *state.Plan) error {
+	if err := etcmerge.Commit(s.etcDirs()); err != nil {
+		return err
+	}
+	if !plan.IsNothing() {
+		if err := s.dropLayers(plan.Target); err != nil {
+			return err
+		}
+		announce(t, messageApplied, "Commit "+t.Target.String()+" is live", map[string]string{"LIVEAPPLY_RESULT": string(state.Applied)})
+		if err := s.machine.State.AppendHistory(state.NewEntry(t, state.Applied, "")); err != nil {
+			return err
+		}
+	}
+	return s.machine.conclude(t, state.Outcome{Result: state.Applied})
+}
+
+// conclude tells how a transaction ended, and lets the next one begin.
+func (m *Machine) conclude(t *state.Transaction, outcome state.Outcome) error {
+	stamp, err := m.State.Stamp(m.Booted)
+	if err != nil {
+		return err
+	}
+	if stamp.Transaction, stamp.Target, stamp.Phase = t.ID, (ostree.Checksum{}), ""; stamp.IsApplied() {
+		err = m.State.WriteStamp(m.Booted, stamp)
+	} else {
+		err = m.State.RemoveStamp(m.Booted)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.State.SetOutcome(t.Request, outcome); err != nil {
+		return err
+	}
+	if err := m.State.RemovePlan(); err != nil {
+		return err
+	}
+	return m.State.EndTransaction()
+}

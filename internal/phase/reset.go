@@ -1,0 +1,121 @@
+package phase
+
+import (
+	"context"
+
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// A reset goes back to the booted tree, in the reverse order of the phases: ResetEtc, ResetMount, ResetRecord. It is a
+// transaction like any other, and waits for the one under way.
+
+// ResetEtc takes back what all transactions have done to /etc.
+func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
+	t, err := m.claim(ctx, state.ResetRequest)
+	if err != nil {
+		return err
+	}
+	if t.From, err = m.Live(); err != nil {
+		return err
+	}
+	t.Target = m.Booted.Commit
+	if err := m.begin(t, "etc"); err != nil {
+		return err
+	}
+	if err := m.takeBackEtc(ctx, t); err != nil {
+		return err
+	}
+	return m.end(t)
+}
+
+// ResetMount detaches everything of ours from /usr. It runs in the host's mount namespace.
+func (m *Machine) ResetMount(context.Context, string) error {
+	t, err := m.State.Transaction()
+	if err != nil || t == nil || t.Request != state.ResetRequest {
+		return err
+	}
+	if err := m.begin(t, "mount"); err != nil {
+		return err
+	}
+	status("switching /usr back")
+	if err := m.switchBack(m.Booted.Commit, nil); err != nil {
+		return err
+	}
+	return m.end(t)
+}
+
+// ResetRecord drops all that belonged to the live tree.
+func (m *Machine) ResetRecord(ctx context.Context, _ string) error {
+	t, err := m.State.Transaction()
+	if err != nil || t == nil || t.Request != state.ResetRequest {
+		return err
+	}
+	if err := m.begin(t, "record"); err != nil {
+		return err
+	}
+	storage, err := m.openStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	status("reloading")
+	if err := storage.reloadAfterReset(ctx, t.From); err != nil {
+		return err
+	}
+	if err := services.StopLive(ctx); err != nil {
+		return err
+	}
+	if err := m.unstage(ctx); err != nil {
+		return err
+	}
+	if err := storage.drop(ctx); err != nil {
+		return err
+	}
+	t.End()
+	announce(t, messageReset, "The booted commit "+m.Booted.Commit.String()+" is live again", map[string]string{"LIVEAPPLY_RESULT": string(state.Reset)})
+	if err := m.State.AppendHistory(state.NewEntry(t, state.Reset, "")); err != nil {
+		return err
+	}
+	if err := m.State.RemoveStamp(m.Booted); err != nil {
+		return err
+	}
+	return m.State.EndTransaction()
+}
+
+// unstage drops the staged deployment that is liveapply's own.
+func (m *Machine) unstage(ctx context.Context) error {
+	staging, err := m.State.Staging()
+	if err != nil {
+		return err
+	}
+	if err := m.restage(ctx, staging.Commit, staging.Replaced); err != nil {
+		return err
+	}
+	return m.State.WriteStaging(state.Staging{})
+}
+
+// reloadAfterReset reloads what has read files of the tree that went. If that is no longer known, it is everything.
+func (s *storage) reloadAfterReset(ctx context.Context, live ostree.Checksum) error {
+	if live == s.machine.Booted.Commit {
+		return nil
+	}
+	reload := state.ReloadAll
+	if gone, err := s.manifest(live); err == nil {
+		reload = gone.Reload
+	}
+	return services.Reload(ctx, reload)
+}
+
+// drop removes all that is kept for the booted deployment, but for what an overlay is still mounted from, and a journal with
+// changes of /etc that are not taken back.
+func (s *storage) drop(ctx context.Context) error {
+	if err := s.deleteLiveRef(ctx); err != nil {
+		return err
+	}
+	if err := s.dropLayers(ostree.Checksum{}); err != nil {
+		return err
+	}
+	return s.tidy()
+}

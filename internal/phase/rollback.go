@@ -1,0 +1,173 @@
+package phase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// A rollback takes a transaction back that did not end, in the reverse order of the phases: RollbackEtc, RollbackMount,
+// RollbackRecord. A transaction that record has committed is brought to its end instead.
+
+// unfinished returns the transaction of a request if it has to be rolled back; nil if not.
+func (m *Machine) unfinished(request string) (*state.Transaction, error) {
+	t, err := m.State.Transaction()
+	if err != nil || t == nil || t.Request != request || t.Committed {
+		return nil, err
+	}
+	return t, nil
+}
+
+// RollbackEtc takes back what the transaction has done to /etc.
+func (m *Machine) RollbackEtc(ctx context.Context, request string) error {
+	t, err := m.unfinished(request)
+	if err != nil || t == nil {
+		return err
+	}
+	storage, err := m.openStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	status("taking back the changes of /etc")
+	result, err := etcmerge.Rollback(ctx, storage.etcDirs())
+	if err != nil {
+		return err
+	}
+	logKept(t, result.Kept)
+	return nil
+}
+
+// RollbackMount switches /usr back to what was live before. It runs in the host's mount namespace.
+func (m *Machine) RollbackMount(_ context.Context, request string) error {
+	t, err := m.unfinished(request)
+	if err != nil || t == nil || !t.Switched {
+		return err
+	}
+	status("switching /usr back")
+	if err := m.switchBack(t.From, m.layersOf(t.From)); err != nil {
+		return err
+	}
+	return m.updateStamp(func(stamp *state.Stamp) {
+		stamp.Live, stamp.Previous, stamp.Layers = t.From, t.From, m.layersOf(t.From)
+	})
+}
+
+// RollbackRecord drops what prepare has made, and tells why.
+func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
+	outcome, err := m.failure(request)
+	if err != nil {
+		return err
+	}
+	t, err := m.State.Transaction()
+	if err != nil {
+		return err
+	}
+	if t == nil || t.Request != request {
+		// It failed before it was its turn, or another one is under way.
+		return m.State.SetOutcome(request, *outcome)
+	}
+	storage, err := m.openStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	if t.Committed {
+		plan, err := m.State.Plan(t)
+		if err != nil {
+			return err
+		}
+		return storage.complete(t, plan)
+	}
+	return storage.rolledBack(ctx, t, *outcome)
+}
+
+func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome state.Outcome) error {
+	m := s.machine
+	if t.Switched {
+		status("reloading")
+		if err := s.reloadAfterSwitchBack(ctx, t); err != nil {
+			return err
+		}
+	}
+	if t.Staged != nil {
+		if err := m.restage(ctx, t.Target, t.Staged.Commit); err != nil {
+			return err
+		}
+		if err := m.State.WriteStaging(t.Staged.Staging); err != nil {
+			return err
+		}
+	}
+	if err := s.dropLayers(t.From); err != nil {
+		return err
+	}
+	if err := s.tidy(); err != nil {
+		return err
+	}
+	if t.Switched && t.From == m.Booted.Commit {
+		if err := services.StopLive(ctx); err != nil {
+			return err
+		}
+	}
+	if err := m.State.RemoveRequest(t.Target); err != nil {
+		return err
+	}
+	announce(t, messageFailed, fmt.Sprintf("Commit %s was not applied (%s): %s", requested(t), outcome.Result, outcome.Reason),
+		map[string]string{"LIVEAPPLY_RESULT": string(outcome.Result)})
+	if err := m.State.AppendHistory(state.NewEntry(t, outcome.Result, outcome.Reason)); err != nil {
+		return err
+	}
+	return m.conclude(t, outcome)
+}
+
+// reloadAfterSwitchBack reloads what the services phase has, or would have.
+func (s *storage) reloadAfterSwitchBack(ctx context.Context, t *state.Transaction) error {
+	target, err := s.manifest(t.Target)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // dropped by a rollback that was killed after this
+	}
+	if err != nil {
+		return err
+	}
+	return services.Reload(ctx, target.Reload)
+}
+
+// failure says how a request failed. A phase that was killed could not say why.
+func (m *Machine) failure(request string) (*state.Outcome, error) {
+	outcome, err := m.State.Outcome(request)
+	if err != nil || outcome != nil {
+		return outcome, err
+	}
+	t, err := m.State.Transaction()
+	if err != nil {
+		return nil, err
+	}
+	outcome = &state.Outcome{Result: state.RolledBack, Reason: "a phase was killed; see systemctl status 'liveapply-*'"}
+	if t != nil && t.Request == request && len(t.Phases) > 0 {
+		outcome.Phase = t.Phases[len(t.Phases)-1].Name
+		outcome.Reason = "the phase " + outcome.Phase + " was killed"
+	}
+	return outcome, nil
+}
+
+// Fail leaves why a phase failed, for the rollback and for liveapply@.service.
+func (m *Machine) Fail(request, phase string, reason error) error {
+	result := state.RolledBack
+	if phase == "prepare" {
+		result = state.Refused
+	}
+	return m.State.SetOutcome(request, state.Outcome{Result: result, Reason: reason.Error(), Phase: phase})
+}
+
+// requested names what a transaction was to apply: the commit, if prepare came to know it.
+func requested(t *state.Transaction) string {
+	if t.Target.IsZero() {
+		return t.Request
+	}
+	return t.Target.String()
+}

@@ -1,0 +1,75 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Reload makes those read their files again whose files changed. It tries all of them, and tells which failed.
+func Reload(ctx context.Context, what state.Reload) error {
+	var failed []error
+	if what.Catalog {
+		failed = append(failed, run(ctx, "journalctl", "--update-catalog"))
+	}
+	if what.DBus {
+		failed = append(failed, reloadBus(ctx))
+	}
+	if what.Udev {
+		failed = append(failed, reloadUdev(ctx))
+	}
+	if what.Units {
+		failed = append(failed, daemonReload(ctx))
+	}
+	return errors.Join(failed...)
+}
+
+func daemonReload(ctx context.Context) error {
+	systemd, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	if err := systemd.conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("reloading systemd: %w", err)
+	}
+	return nil
+}
+
+// reloadBus has the bus read its policy and activation files again (D-Bus specification, org.freedesktop.DBus.ReloadConfig). A
+// machine without a bus has nothing to reload.
+func reloadBus(ctx context.Context) error {
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return nil
+	}
+	defer bus.Close()
+	if err := bus.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.ReloadConfig", 0).Err; err != nil {
+		return fmt.Errorf("reloading the bus: %w", err)
+	}
+	return nil
+}
+
+// reloadUdev does nothing where no udev runs, as in a container.
+func reloadUdev(ctx context.Context) error {
+	if _, err := os.Stat("/run/udev/control"); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return run(ctx, "udevadm", "control", "--reload")
+}
+
+func run(ctx context.Context, name string, args ...string) error {
+	output, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(output)))
+	}
+	return nil
+}

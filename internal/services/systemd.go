@@ -1,0 +1,131 @@
+// Package services is what liveapply asks of the services that run: of systemd, to start and watch units and to reload, and of
+// those that have read files which changed.
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	"github.com/coreos/go-systemd/v22/unit"
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Systemd is a connection to the system's manager.
+type Systemd struct{ conn *dbus.Conn }
+
+// Connect reaches systemd by its private socket: as root, and also while the bus is not there.
+func Connect(ctx context.Context) (*Systemd, error) {
+	conn, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to systemd: %w", err)
+	}
+	return &Systemd{conn}, nil
+}
+
+// Close ends the connection.
+func (s *Systemd) Close() { s.conn.Close() }
+
+// ResetUnit goes back to the booted tree.
+const ResetUnit = "liveapply-reset.service"
+
+// liveUnits are active while a tree other than the booted one is live.
+var liveUnits = []string{"liveapply.target", "liveapply-etc-revert.service"}
+
+// StopLive stops the units that are active while a tree other than the booted one is live.
+func StopLive(ctx context.Context) error {
+	systemd, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	return systemd.Stop(ctx, liveUnits...)
+}
+
+// ApplyUnit is the unit that applies what request names.
+func ApplyUnit(request string) string { return instance("liveapply@", request) }
+
+// RollbackUnit is the unit that takes an application of request back that did not end.
+func RollbackUnit(request string) string { return instance("liveapply-rollback@", request) }
+
+func instance(prefix, request string) string {
+	return prefix + unit.UnitNameEscape(request) + ".service"
+}
+
+// Start starts a unit and waits until its job has ended. It fails unless the job has succeeded.
+func (s *Systemd) Start(ctx context.Context, name string) error {
+	done := make(chan string, 1)
+	if _, err := s.conn.StartUnitContext(ctx, name, "replace", done); err != nil {
+		return fmt.Errorf("starting %s: %w", name, err)
+	}
+	if err := await(ctx, done); err != nil {
+		return fmt.Errorf("starting %s: %w: see systemctl status %s", name, err, name)
+	}
+	return nil
+}
+
+// Stop stops units that are no longer wanted, and waits for that.
+func (s *Systemd) Stop(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		done := make(chan string, 1)
+		if _, err := s.conn.StopUnitContext(ctx, name, "replace", done); isNoSuchUnit(err) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("stopping %s: %w", name, err)
+		}
+		if err := await(ctx, done); err != nil {
+			return fmt.Errorf("stopping %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// await waits for the end of a job, which is an error unless the job has succeeded.
+func await(ctx context.Context, done <-chan string) error {
+	select {
+	case result := <-done:
+		if result != "done" {
+			return fmt.Errorf("the job ended with %q", result)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// isNoSuchUnit: systemd forgets units that are inactive, and then cannot stop them.
+func isNoSuchUnit(err error) bool {
+	var answer godbus.Error
+	return errors.As(err, &answer) && answer.Name == "org.freedesktop.systemd1.NoSuchUnit"
+}
+
+// StatusText returns what a unit last said of itself (STATUS= of sd_notify(3)).
+func (s *Systemd) StatusText(ctx context.Context, name string) (string, error) {
+	property, err := s.conn.GetServicePropertyContext(ctx, name, "StatusText")
+	if err != nil {
+		return "", fmt.Errorf("asking %s for its status: %w", name, err)
+	}
+	text, _ := property.Value.Value().(string)
+	return text, nil
+}
+
+// IsWorkingOn tells whether a unit of a transaction runs or is about to.
+func (s *Systemd) IsWorkingOn(ctx context.Context, request string) (bool, error) {
+	patterns := []string{"liveapply@" + unit.UnitNameEscape(request) + ".service", "liveapply-*@" + unit.UnitNameEscape(request) + ".service"}
+	if request == state.ResetRequest {
+		patterns = []string{ResetUnit}
+	}
+	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, patterns)
+	if err != nil {
+		return false, fmt.Errorf("asking systemd for the units of %s: %w", request, err)
+	}
+	for _, u := range units {
+		if u.JobId != 0 || u.ActiveState == "activating" || u.ActiveState == "deactivating" {
+			return true, nil
+		}
+	}
+	return false, nil
+}

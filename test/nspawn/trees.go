@@ -1,0 +1,150 @@
+package nspawn
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Suite is a Debian release.
+type Suite string
+
+// The releases that the tests boot.
+const (
+	Trixie   Suite = "trixie"   // systemd 257, libostree 2025.2
+	Bookworm Suite = "bookworm" // systemd 252, libostree 2022.7
+)
+
+// Image is a choice of packages: a copy of the image before it, with more packages installed.
+type Image struct {
+	name     string
+	packages []string
+	made     time.Time // commit time
+}
+
+// The images of every suite, in the order in which they build on one another.
+var (
+	// Minimal has systemd, D-Bus, OSTree and what a test needs inside.
+	Minimal = Image{name: "minimal", made: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	// Servers adds nginx and PostgreSQL.
+	Servers = Image{"servers", []string{"nginx", "postgresql"}, Minimal.made.Add(time.Hour)}
+	// Full adds Python and git.
+	Full = Image{"full", []string{"python3", "git"}, Servers.made.Add(time.Hour)}
+)
+
+// Base returns the commit of an image, without the project. The first use of a suite builds all of its
+// images; this takes about a minute, and the result stays in the cache until the recipe changes.
+func (l *Lab) Base(t TB, suite Suite, image Image) string {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	prefix, err := l.buildSuite(suite)
+	if err != nil {
+		t.Fatalf("build the images of %s: %v", suite, err)
+	}
+	must(t, "ostree", "--repo="+l.repo(), "pull-local", l.cacheRepo(), prefix+image.name)
+	commit := must(t, "ostree", "--repo="+l.repo(), "rev-parse", prefix+image.name)
+	l.times[commit] = image.made
+	return commit
+}
+
+// buildSuite returns the beginning of the refs under which the images are in the cache's repo. A ref is
+// the last thing that is written, so an interrupted build is done again.
+func (l *Lab) buildSuite(suite Suite) (string, error) {
+	kernel, err := kernelRelease()
+	if err != nil {
+		return "", err
+	}
+	recipe, err := os.ReadFile(l.script("build-tree"))
+	if err != nil {
+		return "", err
+	}
+	key := sha256.Sum256(fmt.Append(recipe, kernel, Minimal, Servers, Full))
+	prefix := fmt.Sprintf("%s/%x/", suite, key[:6])
+
+	if _, err := command("ostree", "--repo="+l.cacheRepo(), "rev-parse", prefix+Full.name); err == nil {
+		return prefix, nil
+	}
+	dir := filepath.Join(l.run, "build-"+string(suite))
+	defer os.RemoveAll(dir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	log.Printf("building the images of Debian %s from packages (once; kept in %s)", suite, l.cache)
+	last := filepath.Join(dir, Minimal.name)
+	if err := l.buildTree("bootstrap", string(suite), last); err != nil {
+		return "", err
+	}
+	for _, image := range []Image{Servers, Full} {
+		tree := filepath.Join(dir, image.name)
+		if _, err := command("cp", "-a", last, tree); err != nil {
+			return "", err
+		}
+		if err := l.buildTree("install", append([]string{tree}, image.packages...)...); err != nil {
+			return "", err
+		}
+		last = tree
+	}
+	for _, image := range []Image{Minimal, Servers, Full} {
+		tree := filepath.Join(dir, image.name)
+		if err := l.buildTree("convert", tree, kernel); err != nil {
+			return "", err
+		}
+		if _, err := command("ostree", "--repo="+l.cacheRepo(), "commit", "--branch="+prefix+image.name,
+			"--subject=Debian "+string(suite)+", "+image.name,
+			timestamp(image.made), "--tree=dir="+tree); err != nil {
+			return "", err
+		}
+	}
+	return prefix, l.dropOldImages(suite, prefix)
+}
+
+// dropOldImages removes the images of a suite that an older recipe made.
+func (l *Lab) dropOldImages(suite Suite, prefix string) error {
+	refs, err := command("ostree", "--repo="+l.cacheRepo(), "refs", "--list", string(suite))
+	if err != nil {
+		return err
+	}
+	for _, ref := range strings.Fields(refs) {
+		if !strings.HasPrefix(ref, prefix) {
+			if _, err := command("ostree", "--repo="+l.cacheRepo(), "refs", "--delete", ref); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = command("ostree", "--repo="+l.cacheRepo(), "prune", "--refs-only")
+	return err
+}
+
+// buildTree runs one step of the script build-tree, in a mount namespace that takes the mounts of an
+// interrupted step with it. What it prints is shown only if it fails.
+func (l *Lab) buildTree(step string, args ...string) error {
+	log.Printf("  %s %s", step, args[0])
+	cmd := exec.Command("unshare", append([]string{"--mount", "--propagation=private", "--",
+		l.script("build-tree"), step}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build-tree %s %v: %w\n%s", step, args, err, out)
+	}
+	return nil
+}
+
+func timestamp(t time.Time) string {
+	return fmt.Sprintf("--timestamp=@%d", t.Unix())
+}
+
+// kernelRelease is that of the running kernel: the images carry its modules' directory, as the image of a
+// real machine does.
+func kernelRelease() (string, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "", fmt.Errorf("uname: %w", err)
+	}
+	return unix.ByteSliceToString(name.Release[:]), nil
+}

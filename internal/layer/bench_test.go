@@ -26,14 +26,8 @@ func packages(b *testing.B) (*ostree.Repo, []treediff.Change) {
 			after[path] = before[path]
 		}
 	}
-	path := ostreetest.Repo(b)
-	old, new := ostreetest.Commit(b, path, "old", before.Write(b)), ostreetest.Commit(b, path, "new", after.Write(b))
-	repo, err := ostree.OpenRepo(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { repo.Close() })
-	return repo, diff(b, repo, old, new)
+	u := newUpdate(b, before, after)
+	return u.repo, u.changes
 }
 
 func BenchmarkBuild(b *testing.B) {
@@ -85,31 +79,4 @@ func BenchmarkFloor(b *testing.B) {
 		}
 		b.StartTimer()
 	}
-}
-
-func diff(t testing.TB, repo *ostree.Repo, old, new string) []treediff.Change {
-	t.Helper()
-	changes, err := treediff.Diff(t.Context(), repo, usr(t, repo, old), usr(t, repo, new))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return changes
-}
-
-// usr returns a commit's /usr.
-func usr(t testing.TB, repo *ostree.Repo, commit string) ostree.Tree {
-	t.Helper()
-	checksum, err := ostree.ParseChecksum(commit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := repo.Commit(checksum)
-	if err != nil {
-		t.Fatal(err)
-	}
-	entry, err := repo.Lookup(c.Root, "usr")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return entry.Tree()
 }

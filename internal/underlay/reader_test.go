@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -56,10 +57,20 @@ func readUntil(stop chan struct{}, usr string) error {
 			return fmt.Errorf("tree %d was seen after tree %d", now, last)
 		}
 		last = now
-		for _, path := range []string{"bin/tool", "local/name"} {
-			if _, err := os.ReadFile(filepath.Join(usr, path)); err != nil {
-				return err
-			}
+		if _, err := os.ReadFile(filepath.Join(usr, "bin/tool")); err != nil {
+			return err
+		}
+		if err := readMounted(filepath.Join(usr, "local/name")); err != nil {
+			return err
 		}
 	}
+}
+
+// readMounted reads a file in a mount below /usr. See walkTime for why it looks twice.
+func readMounted(path string) error {
+	_, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		_, err = os.ReadFile(path)
+	}
+	return err
 }

@@ -405,6 +405,31 @@ func TestOldTreeStaysUsableForThoseWhoHaveItOpen(t *testing.T) {
 	}
 }
 
+func TestBootedTreeIsFoundAgainWhenThePrivateDirectoryIsLost(t *testing.T) {
+	forEachLayout(t, func(t *testing.T, m *machine) {
+		before := m.table()
+		m.tmpfs("local", "local")
+		m.show("one")
+		m.show("two")
+		m.check(unix.Unmount(m.usr.Private, unix.MNT_DETACH))
+		m.check(os.RemoveAll(m.usr.Private))
+		m.show("three")
+		if got := m.read("local/name"); got != "local" {
+			t.Errorf("the mount below is %q", got)
+		}
+		m.check(unix.Unmount(m.usr.bootedDir(), 0))
+		m.tmpfs("../run/liveapply/mnt/booted", "another tree")
+		m.show("four")
+		m.check(unix.Unmount(m.usr.Private, unix.MNT_DETACH))
+		m.check(os.RemoveAll(m.usr.Private))
+		m.detach()
+		m.check(unix.Unmount(filepath.Join(m.usr.Path, "local"), 0))
+		if diff := cmp.Diff(before, m.table()); diff != "" {
+			t.Errorf("the mount table differs afterwards (-before +after):\n%s", diff)
+		}
+	})
+}
+
 // Services with ProtectSystem= and the like run in a namespace that is a slave of the host's.
 func TestSlaveNamespacesSeeTheSwitch(t *testing.T) {
 	for name, l := range layouts {

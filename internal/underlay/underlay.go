@@ -47,7 +47,8 @@ type Switched struct {
 
 // Switch shows a new tree at Path: layers, the topmost first, above the booted tree. The source must be SourcePrefix and a
 // commit. The tree appears with all mounts below Path in it and the attributes (ro, nosuid, …) of the one before, in one
-// step; who has files or directories of the old one open keeps them. After an error the old tree is still shown.
+// step. Who has files or directories of the old one open keeps them, though not the way from there to what was
+// mounted in it. After an error the old tree is still shown.
 //
 // It refuses when something that is not ours covers the booted /usr, when a mount point below Path does not exist in the new
 // tree, and when the kernel refuses the overlay. A mount that somebody makes below Path during the switch can be lost.

@@ -134,8 +134,15 @@ func (p *preparation) compare(ctx context.Context) error {
 	if p.changes, err = treediff.Diff(ctx, p.Repo, booted, target); err != nil {
 		return err
 	}
+	if len(p.changes) == 0 { // the layer of a commit with the booted tree is that tree's root
+		p.changes = []treediff.Change{{Old: booted.Entry(), New: target.Entry()}}
+	}
 	if p.changes, err = p.keepRunningKernel(); err != nil {
 		return err
+	}
+	if len(p.changes) == 0 {
+		// The commits differ elsewhere. The layer of the target is then the root of /usr alone.
+		p.changes = []treediff.Change{{Old: booted.Entry(), New: target.Entry()}}
 	}
 	oldDefaults, err := p.tree(p.plan.From, etcTree)
 	if err != nil {

@@ -110,6 +110,9 @@ func (b *reversal) restoreAccounts(r *record, p present, f *accountMerge) error 
 	default:
 		from := place{b.fresh, b.nextFresh()}
 		if _, err = createFile(from.dir, from.name, p.State, fromBytes(f.result)); err == nil {
+			err = syncFile(from)
+		}
+		if err == nil {
 			err = b.replace(from, r.Path, p)
 		}
 		b.kept[r.Path] = true

@@ -66,21 +66,19 @@ type entry struct {
 	text string
 }
 
-// entryKey is an entry's name, or the whole line where a name may have several or there is none. The n-th line with a key is its own.
+// entryKey is an entry's name, or the whole line where a name may have several or there is none.
 type entryKey struct {
 	text  string
 	named bool
-	n     int
 }
 
-// parseEntries splits an account file into lines. Every line gets a key of its own, also where one occurs twice.
+// parseEntries splits an account file into lines.
 func parseEntries(path string, content []byte) []entry {
 	if len(content) == 0 {
 		return nil
 	}
 	lines := strings.Split(strings.TrimSuffix(string(content), "\n"), "\n")
 	entries := make([]entry, 0, len(lines))
-	seen := make(map[entryKey]int, len(lines))
 	for _, line := range lines {
 		e := entry{key: entryKey{text: line}, text: line}
 		name, _, ok := strings.Cut(line, ":")
@@ -90,17 +88,15 @@ func parseEntries(path string, content []byte) []entry {
 				e.key = entryKey{text: name, named: true}
 			}
 		}
-		n := seen[e.key]
-		seen[e.key]++
-		e.key.n = n
 		entries = append(entries, e)
 	}
 	return entries
 }
 
+// byKey finds entries. Of several with one key the first counts, as it does for getpwnam(3).
 func byKey(entries []entry) map[entryKey]entry {
 	m := make(map[entryKey]entry, len(entries))
-	for _, e := range entries {
+	for _, e := range slices.Backward(entries) {
 		m[e.key] = e
 	}
 	return m
@@ -119,24 +115,29 @@ func formatEntries(entries []entry) []byte {
 // are as in theirs. Ours keeps its order; what arrives comes behind the entry that it follows in theirs.
 func mergeEntries(path string, base, ours, theirs []byte) []byte {
 	switch {
-	case bytes.Equal(ours, base):
-		return theirs
 	case bytes.Equal(theirs, base), bytes.Equal(theirs, ours):
 		return ours
+	case bytes.Equal(ours, base):
+		return theirs
 	}
 	baseLines, ourLines, theirLines := parseEntries(path, base), parseEntries(path, ours), parseEntries(path, theirs)
+	if slices.Equal(ourLines, baseLines) { // only the newline at the end is another one
+		return theirs
+	}
 	inBase, inOurs, inTheirs := byKey(baseLines), byKey(ourLines), byKey(theirLines)
 
-	behind := map[entryKey][]entry{} // what arrives, by the key of the line before it
-	beginning := entryKey{n: -1}
+	behind := map[entryKey][]entry{}   // what arrives, by the key of the line before it
+	beginning := entryKey{named: true} // no line's: no name is empty
 	anchor := beginning
+	arrived := map[entryKey]bool{}
 	for _, t := range theirLines {
 		_, wasThere := inBase[t.key]
 		_, isOurs := inOurs[t.key]
 		switch {
 		case isOurs && (t.name != "" || strings.HasPrefix(t.text, "#")):
 			anchor = t.key // never behind a NIS line: what follows one is not seen by all readers
-		case !isOurs && !wasThere:
+		case !isOurs && !wasThere && !arrived[t.key]:
+			arrived[t.key] = true
 			behind[anchor] = append(behind[anchor], t)
 		}
 	}
@@ -152,6 +153,7 @@ func mergeEntries(path string, base, ours, theirs []byte) []byte {
 			result = append(result, o)
 		}
 		result = append(result, behind[o.key]...)
+		delete(behind, o.key)
 	}
 	return formatEntries(result)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"time"
@@ -35,14 +34,14 @@ func apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs) (*Resu
 		return nil, err
 	}
 	s, err := openStore(ctx, dirs, len(plan.Changes) > 0)
-	if errors.Is(err, fs.ErrNotExist) && len(plan.Changes) == 0 {
+	if errors.Is(err, errNoStore) {
 		return &Result{}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	if err := s.finish(plan.Extends); err != nil {
+	if err := s.finish(plan.Extends, &Result{}); err != nil {
 		return nil, err
 	}
 	a := &application{store: s, repo: repo}
@@ -62,16 +61,16 @@ func (p *Plan) check() error {
 	return nil
 }
 
-// finish brings an interrupted operation to an end.
-func (s *store) finish(extends bool) error {
-	all := s.journal.Reverting == revertingAll
-	if s.journal.Reverting != "" || !extends {
-		if err := s.takeBack(&s.journal.Current, &Result{}); err != nil {
+// finish brings an interrupted operation to an end: the current transaction is taken back, unless what follows extends it.
+func (s *store) finish(extends bool, result *Result) error {
+	reverting := s.journal.Reverting
+	if reverting != "" || !extends {
+		if err := s.takeBack(&s.journal.Current, result); err != nil {
 			return err
 		}
 	}
-	if all {
-		return s.takeBack(&s.journal.Committed, &Result{})
+	if reverting == revertingAll {
+		return s.takeBack(&s.journal.Committed, result)
 	}
 	return nil
 }
@@ -290,31 +289,35 @@ func (s *store) rebase(r *record, now State, saved string) error {
 	return nil
 }
 
-// noteDirs adds the directories in which entries come, go or are replaced.
+// noteDirs adds the directories that come or go, and those in which entries do or are replaced.
 func (a *application) noteDirs(stamp int64) error {
-	parents := map[string]bool{}
+	paths := map[string]bool{}
 	for _, st := range a.steps {
-		if st.Kind() != "attributes" {
-			dir, _ := split(st.Path)
-			parents[dir] = true
+		if st.Kind() == "attributes" {
+			continue
+		}
+		dir, _ := split(st.Path)
+		paths[dir] = true
+		if st.Before.Type == Directory || st.After.Type == Directory {
+			paths[st.Path] = true
 		}
 	}
 	var dirs []dirTime
-	for _, path := range slices.Sorted(maps.Keys(parents)) {
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
 		p, err := a.etc.stat(path)
 		if err != nil {
 			return err
 		}
-		if p.Type != Directory || p.mountPoint {
-			continue // it comes with the steps
+		if p.mountPoint {
+			continue
 		}
 		d := a.journal.Current.dirTime(path)
 		if d == nil {
-			dirs = append(dirs, dirTime{Path: path, MTime: p.MTime, Stamps: []int64{stamp}})
+			dirs = append(dirs, dirTime{Path: path, IsNew: p.Type != Directory, MTime: p.MTime, Stamps: []int64{stamp}})
 			continue
 		}
-		if !d.isStamp(p.MTime) {
-			d.MTime = p.MTime
+		if p.Type == Directory && !d.isStamp(p.MTime) {
+			d.IsNew, d.MTime = false, p.MTime
 		}
 		d.Stamps = append(d.Stamps, stamp)
 	}

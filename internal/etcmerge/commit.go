@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 )
 
@@ -12,7 +11,7 @@ import (
 // Originals that Reset would not need are dropped. Without a transaction it does nothing.
 func Commit(dirs Dirs) error {
 	s, err := openStore(context.Background(), dirs, false)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, errNoStore) {
 		return nil
 	}
 	if err == nil {
@@ -70,8 +69,8 @@ func (s *store) fold() error {
 			dirs = append(dirs, d)
 			continue
 		}
-		if !c.isStamp(d.MTime) {
-			c.MTime = d.MTime
+		if !d.IsNew && !c.isStamp(d.MTime) {
+			c.IsNew, c.MTime = false, d.MTime
 		}
 		c.Stamps = d.Stamps
 	}

@@ -20,7 +20,7 @@ import (
 // Where they do not, files are copied.
 type Dirs struct {
 	Etc   string // /etc
-	Store string // the journal's directory, mode 0700: journal.json, saved/, new/; made by Apply, removed by Reset
+	Store string // the journal's directory, mode 0700: journal.json, saved/, new/; made by Apply in a directory that exists, removed by Reset
 }
 
 // Result is what was done. All paths are relative to /etc, in tree order.

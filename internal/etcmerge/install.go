@@ -51,7 +51,11 @@ func (s *store) into(from place, path string, flags uint) (place, error) {
 	if err := removeAt(near.dir, near.name); err != nil && !errors.Is(err, unix.ENOENT) {
 		return place{}, err
 	}
-	if err := copyAt(from.dir, from.name, near.dir, near.name); err != nil {
+	err = copyAt(from.dir, from.name, near.dir, near.name)
+	if err == nil {
+		err = syncFile(near)
+	}
+	if err != nil {
 		_ = removeAt(near.dir, near.name)
 		return place{}, err
 	}
@@ -60,6 +64,21 @@ func (s *store) into(from place, path string, flags uint) (place, error) {
 		return place{}, err
 	}
 	return near, nil
+}
+
+// syncFile waits until a file is on disk, before it gets the name of another: after a power cut an empty file there would look like the
+// administrator's. What Apply makes in new/ is synced with the journal.
+func syncFile(p place) error {
+	now, err := statAt(p.dir, p.name)
+	if err != nil || now.Type != Regular {
+		return err
+	}
+	f, err := openRegular(p.dir, p.name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }
 
 // recheck tells, by errChanged, whether path is not what it was when p was looked at. A directory may have other entries.

@@ -84,11 +84,12 @@ func (r *record) addPut(states ...State) {
 	}
 }
 
-// dirTime is a directory in which entries came, went or were replaced, so that it got another modification time. It gets its
+// dirTime is a directory that came or went, or in which entries did or were replaced, so that it got another modification time. It gets its
 // own back when they are taken back, unless somebody else changed an entry, too: then it has another than any of Stamps.
 type dirTime struct {
 	Path   string  `json:"path"`
-	MTime  int64   `json:"mtime"`  // before, in nanoseconds since 1970
+	IsNew  bool    `json:"new,omitempty"`
+	MTime  int64   `json:"mtime"`  // before, in nanoseconds since 1970; nothing if IsNew
 	Stamps []int64 `json:"stamps"` // those that were set when all was done
 }
 
@@ -240,7 +241,7 @@ func readJournal(store string) (*journal, error) {
 }
 
 func damaged(path string, err error) error {
-	return fmt.Errorf("%w: %s: %w; nothing was changed. What was changed in /etc earlier can no longer be taken back: compare /etc with /usr/etc (ostree admin config-diff), "+
+	return fmt.Errorf("%w: %s: %w; nothing was done. What was changed in /etc earlier can no longer be taken back: compare /etc with /usr/etc (ostree admin config-diff), "+
 		"copy back from %s what is needed, and remove %s", ErrDamaged, path, err, filepath.Join(filepath.Dir(path), savedName), filepath.Dir(path))
 }
 

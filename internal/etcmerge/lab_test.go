@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,13 +39,24 @@ type lab struct {
 // newLab commits what the shell scripts make of usr/etc, each starting from what the one before made, and deploys the first.
 func newLab(t tester, root string, versions ...string) *lab {
 	t.Helper()
+	var makes []func(string)
+	for _, script := range versions {
+		makes = append(makes, func(etc string) { t.Helper(); sh(t, etc, script) })
+	}
+	return newLabWith(t, root, makes)
+}
+
+// newLabWith does it with functions.
+func newLabWith(t tester, root string, versions []func(etc string)) *lab {
+	t.Helper()
 	l := &lab{t: t, root: root, sys: filepath.Join(root, "sys")}
 	sh(t, root, `mkdir -p sys tree/usr/lib/modules/6.0 tree/usr/etc tree/boot tree/sysroot tree/var
 		cd tree/usr/lib; echo ID=lab > os-release; echo k > modules/6.0/vmlinuz; echo i > modules/6.0/initramfs.img`)
-	sh(t, root, `ostree admin init-fs --modern sys; ostree --repo=sys/ostree/repo config set sysroot.bootloader none
+	sh(t, root, `ostree admin init-fs --modern sys
+		ostree --repo=sys/ostree/repo config set sysroot.bootloader none; ostree --repo=sys/ostree/repo config set core.fsync false
 		ostree admin --sysroot=sys os-init lab`)
-	for i, script := range versions {
-		sh(t, filepath.Join(root, "tree/usr/etc"), script)
+	for i, makeVersion := range versions {
+		makeVersion(filepath.Join(root, "tree/usr/etc"))
 		sh(t, root, fmt.Sprintf("ostree --repo=sys/ostree/repo commit -b v%d --tree=dir=tree", i+1))
 	}
 	l.deploy("v1")
@@ -254,7 +266,9 @@ func scanOne(path string) (thing, error) {
 	if err != nil {
 		return x, err
 	}
-	for name := range strings.SplitSeq(strings.Trim(string(list[:n]), "\x00"), "\x00") {
+	names := strings.Split(strings.Trim(string(list[:n]), "\x00"), "\x00")
+	slices.Sort(names)
+	for _, name := range names {
 		if name == "" {
 			continue
 		}

@@ -85,9 +85,10 @@ const ldCache = "ld.so.cache"
 //   - Account files that both sides changed are merged by entry.
 //   - A path that is the same in both defaults is not looked at. libostree resets a local change of a directory's
 //     mode or owner if no entry in the directory was changed or added locally; here that happens only if the default of the
-//     directory's mode or owner changes.
+//     directory's mode or owner changes. And libostree refuses to merge at all if a directory was replaced by something else locally that the
+//     target still has as a directory; here that is a conflict only if something changes in it.
 //   - A directory that replaced a file locally, where the target has a directory, too: libostree takes the target's and loses what is in the
-//     local one. Here the target's entries are added to the local ones.
+//     local one. Here the target's entries are added to the local ones; where that cannot be, it is a conflict.
 //   - Devices, fifos, sockets, immutable files, and what something is mounted on, are left alone; libostree does not
 //     copy such into a new deployment.
 //   - Where the target replaces a directory by a symbolic link and something in the directory was changed locally, libostree goes on

@@ -28,8 +28,11 @@ type store struct {
 	apart   bool // no links and renames between the Store and /etc: they are different mounts, or file systems
 }
 
+// errNoStore tells that there is no Store, so nothing was ever changed, or everything was taken back.
+var errNoStore = errors.New("there is no journal")
+
 // openStore opens the Store, waits for its lock, reads the journal, and clears away what a killed operation left.
-// With create it is made if it does not exist; without, that is fs.ErrNotExist.
+// With create it is made if it does not exist; without, that is errNoStore.
 func openStore(ctx context.Context, dirs Dirs, create bool) (*store, error) {
 	fd, err := lockStore(ctx, dirs.Store, create)
 	if err != nil {
@@ -93,6 +96,9 @@ func lockStore(ctx context.Context, path string, create bool) (int, error) {
 			}
 		}
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if errors.Is(err, fs.ErrNotExist) && !create {
+			return -1, errNoStore
+		}
 		if err != nil {
 			return -1, fmt.Errorf("open the journal's directory %s: %w", path, err)
 		}

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -14,14 +14,10 @@ import (
 // Rollback takes back what was applied since the last Commit. Where a path still is what was put there it becomes what it was; where the administrator
 // changed it since, theirs stays and is in Kept. Without anything to take back it does nothing.
 //
-// After an error, or a kill, some paths are back and some are not: Rollback again goes on.
+// After an error, or a kill, some paths are back and some are not: Rollback again goes on. A Reset that was interrupted is brought to its end,
+// too, since part of what was committed is back already.
 func Rollback(ctx context.Context, dirs Dirs) (*Result, error) {
-	result, err := takeBack(ctx, dirs, func(s *store, result *Result) error {
-		if s.journal.Reverting == revertingAll {
-			return errors.New("a reset was interrupted: let it end (systemctl start liveapply-reset.service)")
-		}
-		return s.takeBack(&s.journal.Current, result)
-	})
+	result, err := takeBack(ctx, dirs, func(s *store, result *Result) error { return s.finish(false, result) })
 	if err != nil {
 		return nil, fmt.Errorf("roll back %s: %w", dirs.Etc, err)
 	}
@@ -56,7 +52,7 @@ func Pending(dirs Dirs) (bool, error) {
 
 func takeBack(ctx context.Context, dirs Dirs, do func(*store, *Result) error) (*Result, error) {
 	s, err := openStore(ctx, dirs, false)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, errNoStore) {
 		return &Result{}, nil
 	}
 	if err != nil {
@@ -79,6 +75,9 @@ func (s *store) takeBack(section *section, result *Result) error {
 	if section.isEmpty() {
 		return nil
 	}
+	if err := s.checkSaved(section); err != nil {
+		return err
+	}
 	if err := s.beginReverting(section); err != nil {
 		return err
 	}
@@ -96,6 +95,27 @@ func (s *store) takeBack(section *section, result *Result) error {
 		return err
 	}
 	return s.clear()
+}
+
+// checkSaved makes sure, before anything is taken back, that no original that is needed is missing.
+func (s *store) checkSaved(section *section) error {
+	for i := range section.Records {
+		r := &section.Records[i]
+		if r.Saved == "" {
+			continue
+		}
+		if _, err := statAt(s.saved, r.Saved); !errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		p, err := s.etc.look(r.Path)
+		if err != nil {
+			return err
+		}
+		if r.isPut(p.State) && !same(p.State, r.Before) {
+			return damaged(filepath.Join(s.dirs.Store, journalName), fmt.Errorf("the original of %s, %s, is missing", display(r.Path), filepath.Join(savedName, r.Saved)))
+		}
+	}
+	return nil
 }
 
 func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
@@ -117,7 +137,7 @@ func (s *store) beginReverting(section *section) error {
 			if err != nil {
 				return err
 			}
-			if d.isStamp(p.MTime) {
+			if p.Type != Directory || d.isStamp(p.MTime) {
 				dirs = append(dirs, d)
 			}
 		}
@@ -204,8 +224,8 @@ func (b *reversal) do(r *record, pass func(*record, present) error) error {
 	if err != nil {
 		return err
 	}
-	if same(p.State, r.Before) && !r.hasPut(Directory) { // a directory may have another label
-		return nil
+	if isBack, err := b.isBack(r, p); err != nil || isBack {
+		return err
 	}
 	if err := pass(r, p); meanwhile(err) {
 		b.kept[r.Path] = true
@@ -213,6 +233,25 @@ func (b *reversal) do(r *record, pass func(*record, present) error) error {
 		return fmt.Errorf("restore %s: %w", display(r.Path), err)
 	}
 	return nil
+}
+
+// isBack tells whether nothing is to be done for a path. It may look as before and still be what was put there: another inode, with another
+// modification time; or a directory with another label.
+func (b *reversal) isBack(r *record, p present) (bool, error) {
+	if !same(p.State, r.Before) {
+		return false, nil
+	}
+	if r.Before.Type == Directory {
+		return !r.hasPut(Directory), nil
+	}
+	if r.Before.Type == Absent || !r.isPut(p.State) {
+		return true, nil
+	}
+	saved, err := statAt(b.saved, r.Saved)
+	if errors.Is(err, unix.ENOENT) {
+		return true, nil
+	}
+	return err == nil && saved.ino == p.ino && saved.dev == p.dev, err
 }
 
 func (b *reversal) restored(r *record) { b.result.Restored = append(b.result.Restored, r.Path) }
@@ -279,14 +318,10 @@ func (b *reversal) restore(r *record, p present) error {
 
 // restoreTimes gives directories their modification times back.
 func (b *reversal) restoreTimes() error {
-	for _, r := range b.section.Records {
-		if r.Before.Type == Directory && r.hasPut(Absent) && !b.kept[r.Path] {
-			if err := b.setDirTime(r.Path, r.Before.MTime); err != nil {
-				return err
-			}
-		}
-	}
 	for _, d := range b.section.Dirs {
+		if d.IsNew {
+			continue
+		}
 		if err := b.setDirTime(d.Path, d.MTime); err != nil {
 			return err
 		}

@@ -79,11 +79,12 @@ func run(ctx context.Context, v verb, request string) error {
 		return err
 	}
 	err = v.run(machine)(ctx, request)
+	if ctx.Err() != nil {
+		// Even if all was done: the phases that come next will not run, so this one has to be taken back.
+		err = errors.Join(errors.New("stopped before the end"), err)
+	}
 	if err == nil || !v.request || v.name == "finish" || strings.HasPrefix(v.name, "rollback-") {
 		return err
-	}
-	if ctx.Err() != nil {
-		err = fmt.Errorf("stopped: %w", err)
 	}
 	return errors.Join(err, machine.Fail(request, v.name, err))
 }

@@ -9,10 +9,11 @@ import (
 	"slices"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// Etc brings /etc to the target's defaults. liveapply-etc-revert.service is active by now.
+// Etc brings /etc to the target's defaults.
 func (m *Machine) Etc(ctx context.Context, request string) error {
 	t, plan, err := m.resume("etc", request)
 	if err != nil {
@@ -26,6 +27,13 @@ func (m *Machine) Etc(ctx context.Context, request string) error {
 		return err
 	}
 	defer storage.Close()
+	if err := storage.openRepo(); err != nil {
+		return err
+	}
+	// Before anything changes, here or in the tmpfiles phase.
+	if err := services.StartEtcRevert(ctx); err != nil {
+		return err
+	}
 	status("merging %d changes into /etc", len(plan.Etc.Changes))
 	result, err := etcmerge.Apply(ctx, storage.Repo, plan.Etc, storage.etcDirs())
 	if err != nil {

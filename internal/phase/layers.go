@@ -95,10 +95,12 @@ func (s *storage) dropLayers(keep ostree.Checksum) error {
 		if commit == keep.String() && commit == entry.Name() || mounted[underlay.SourcePrefix+commit] {
 			continue
 		}
-		// A name of its own while it goes: a layer with its name is whole.
 		gone := filepath.Join(s.layersDir(), commit+".new")
-		if err := os.Rename(filepath.Join(s.layersDir(), entry.Name()), gone); err != nil {
-			return fmt.Errorf("dropping old layers: %w", err)
+		if entry.Name() == commit {
+			// A name of its own while it goes: a layer with its name is whole.
+			if err := os.Rename(filepath.Join(s.layersDir(), commit), gone); err != nil {
+				return fmt.Errorf("dropping old layers: %w", err)
+			}
 		}
 		if err := layer.Remove(gone); err != nil {
 			return err
@@ -118,9 +120,13 @@ func (s *storage) tidy() error {
 			return err
 		}
 	}
-	// <backing>/liveapply, <backing> and its parent, each if it is empty: libostree has its own files there for
-	// deployments with a transient root.
-	for _, dir := range []string{s.layersDir(), s.dir, filepath.Dir(s.dir), filepath.Dir(filepath.Dir(s.dir))} {
+	return removeEmpty(s.layersDir(), s.dir, filepath.Dir(s.dir), filepath.Dir(filepath.Dir(s.dir)))
+}
+
+// removeEmpty removes directories in which nothing is any more: <backing>/liveapply, <backing>, its parent. libostree has its own
+// files there for deployments with a transient root.
+func removeEmpty(dirs ...string) error {
+	for _, dir := range dirs {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			return fmt.Errorf("removing what is no longer needed: %w", err)
 		}

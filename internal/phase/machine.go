@@ -129,28 +129,24 @@ func (m *Machine) NextBoot() (ostree.Deployment, error) {
 
 // storage is a way to write to /sysroot, which is mounted read-only, and what liveapply keeps there for the booted deployment.
 type storage struct {
-	sysroot *os.File // detached view, see underlay.OpenWritable
-	Repo    *ostree.Repo
-	dir     string // <backing>/liveapply, through the view
+	sysroot *os.File     // detached view, see underlay.OpenWritable
+	Repo    *ostree.Repo // set by openRepo
+	dir     string       // <backing>/liveapply, through the view
 	machine *Machine
 }
 
 // physicalRoot is where an OSTree machine mounts the filesystem that holds the repo and the deployments.
 const physicalRoot = "/sysroot"
 
-// openStorage gives access to the repo and to the directory of the booted deployment, which it creates.
+// openStorage gives access to the directory of the booted deployment, which it creates. It does not open the repo: the ways
+// back need none, and work when it cannot be read.
 func (m *Machine) openStorage() (*storage, error) {
 	view, err := underlay.OpenWritable(physicalRoot)
 	if err != nil {
 		return nil, err
 	}
-	root := fmt.Sprintf("/proc/self/fd/%d", view.Fd())
-	repo, err := ostree.OpenRepo(filepath.Join(root, "ostree/repo"))
-	if err != nil {
-		view.Close()
-		return nil, err
-	}
-	s := &storage{sysroot: view, Repo: repo, dir: filepath.Join(root, m.Booted.BackingPath(), "liveapply"), machine: m}
+	s := &storage{sysroot: view, machine: m}
+	s.dir = filepath.Join(s.root(), m.Booted.BackingPath(), "liveapply")
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("creating the directory of the booted deployment: %w", err)
@@ -158,17 +154,27 @@ func (m *Machine) openStorage() (*storage, error) {
 	return s, nil
 }
 
+// root is the path of the view, for this process.
+func (s *storage) root() string { return fmt.Sprintf("/proc/self/fd/%d", s.sysroot.Fd()) }
+
+// openRepo gives access to the repo.
+func (s *storage) openRepo() (err error) {
+	s.Repo, err = ostree.OpenRepo(filepath.Join(s.root(), "ostree/repo"))
+	return err
+}
+
 // Close gives the view back.
 func (s *storage) Close() {
-	s.Repo.Close()
+	if s.Repo != nil {
+		s.Repo.Close()
+	}
 	s.sysroot.Close()
 }
 
 // etcDirs is what package etcmerge works on: /etc of the booted deployment by its path below /sysroot, so that files
 // can be renamed between it and the journal's directory.
 func (s *storage) etcDirs() etcmerge.Dirs {
-	root := fmt.Sprintf("/proc/self/fd/%d", s.sysroot.Fd())
-	return etcmerge.Dirs{Etc: filepath.Join(root, s.machine.Booted.Path(), "etc"), Store: filepath.Join(s.dir, "etc")}
+	return etcmerge.Dirs{Etc: filepath.Join(s.root(), s.machine.Booted.Path(), "etc"), Store: filepath.Join(s.dir, "etc")}
 }
 
 // usrTree and etcTree are where a commit's tree has what becomes /usr and /etc.

@@ -30,6 +30,9 @@ func (m *Machine) Prepare(ctx context.Context, request string) error {
 		return err
 	}
 	defer storage.Close()
+	if err := storage.openRepo(); err != nil {
+		return err
+	}
 
 	p := &preparation{Machine: m, storage: storage, transaction: t}
 	if err := p.identify(); err != nil {
@@ -133,9 +136,6 @@ func (p *preparation) compare(ctx context.Context) error {
 	}
 	if p.changes, err = treediff.Diff(ctx, p.Repo, booted, target); err != nil {
 		return err
-	}
-	if len(p.changes) == 0 { // the layer of a commit with the booted tree is that tree's root
-		p.changes = []treediff.Change{{Old: booted.Entry(), New: target.Entry()}}
 	}
 	if p.changes, err = p.keepRunningKernel(); err != nil {
 		return err

@@ -2,7 +2,6 @@ package phase
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
@@ -64,7 +63,7 @@ func (s *storage) dropAll(ctx context.Context) error {
 	for _, deployment := range deployments {
 		kept[deployment.BackingPath()] = true
 	}
-	root := fmt.Sprintf("/proc/self/fd/%d", s.sysroot.Fd())
+	root := s.root()
 	dirs, err := filepath.Glob(filepath.Join(root, "ostree/deploy/*/backing/*/liveapply"))
 	if err != nil {
 		return err
@@ -79,6 +78,9 @@ func (s *storage) dropAll(ctx context.Context) error {
 			leftover = filepath.Join(dir, layersName)
 		}
 		if err := layer.Remove(leftover); err != nil {
+			return err
+		}
+		if err := removeEmpty(dir, filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}

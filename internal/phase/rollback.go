@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -103,19 +104,21 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 			return err
 		}
 	}
+	if t.Switched && t.From == m.Booted.Commit {
+		if err := services.StopLive(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.dropLayers(t.From); err != nil {
 		return err
 	}
 	if err := s.tidy(); err != nil {
 		return err
 	}
-	if t.Switched && t.From == m.Booted.Commit {
-		if err := services.StopLive(ctx); err != nil {
+	if commit, err := ostree.ParseChecksum(requested(t)); err == nil {
+		if err := m.State.RemoveRequest(commit); err != nil {
 			return err
 		}
-	}
-	if err := m.State.RemoveRequest(t.Target); err != nil {
-		return err
 	}
 	announce(t, messageFailed, fmt.Sprintf("Commit %s was not applied (%s): %s", requested(t), outcome.Result, outcome.Reason),
 		map[string]string{"LIVEAPPLY_RESULT": string(outcome.Result)})
@@ -148,9 +151,14 @@ func (m *Machine) failure(request string) (*state.Outcome, error) {
 		return nil, err
 	}
 	outcome = &state.Outcome{Result: state.RolledBack, Reason: "a phase was killed; see systemctl status 'liveapply-*'"}
-	if t != nil && t.Request == request && len(t.Phases) > 0 {
-		outcome.Phase = t.Phases[len(t.Phases)-1].Name
-		outcome.Reason = "the phase " + outcome.Phase + " was killed"
+	if t == nil || t.Request != request || len(t.Phases) == 0 {
+		return outcome, nil
+	}
+	last := t.Phases[len(t.Phases)-1]
+	outcome.Phase = last.Name
+	outcome.Reason = "the phase " + last.Name + " was killed"
+	if last.Seconds > 0 {
+		outcome.Reason = "a unit failed when the phase " + last.Name + " had done its work; see systemctl --failed 'liveapply-*'"
 	}
 	return outcome, nil
 }

@@ -32,8 +32,22 @@ func (s *Systemd) Close() { s.conn.Close() }
 // ResetUnit goes back to the booted tree.
 const ResetUnit = "liveapply-reset.service"
 
+// etcRevertUnit takes the changes of /etc back when it is stopped, at shutdown at the latest.
+const etcRevertUnit = "liveapply-etc-revert.service"
+
 // liveUnits are active while a tree other than the booted one is live.
-var liveUnits = []string{"liveapply.target", "liveapply-etc-revert.service"}
+var liveUnits = []string{"liveapply.target", etcRevertUnit}
+
+// StartEtcRevert makes sure that changes of /etc will be taken back at shutdown. No unit of a transaction requires it: it would be
+// started for one that is refused, and stopping it after a rollback would stop a transaction that waits for its turn.
+func StartEtcRevert(ctx context.Context) error {
+	systemd, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	return systemd.Start(ctx, etcRevertUnit)
+}
 
 // StopLive stops the units that are active while a tree other than the booted one is live.
 func StopLive(ctx context.Context) error {

@@ -22,7 +22,7 @@ import (
 // tool itself sees an /etc whose changes go elsewhere, in a mount namespace of its own; it changes nothing that the
 // journal does not know.
 func (s *storage) runIntoEtc(ctx context.Context, argv []string, paths ...string) error {
-	scratch, err := os.MkdirTemp(s.machine.State.Run, "capture-")
+	scratch, err := os.MkdirTemp(s.machine.State.Run, capturePrefix)
 	if err != nil {
 		return fmt.Errorf("running %s: %w", argv[0], err)
 	}
@@ -48,8 +48,25 @@ func (s *storage) runIntoEtc(ctx context.Context, argv []string, paths ...string
 	if err != nil {
 		return err
 	}
-	_, err = etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs())
+	_, err = s.changeEtc(ctx, plan)
 	return err
+}
+
+// capturePrefix begins the names of the directories into which tools write.
+const capturePrefix = "capture-"
+
+// removeCaptures removes what a phase left that was killed while a tool ran.
+func (m *Machine) removeCaptures() error {
+	captures, err := filepath.Glob(filepath.Join(m.State.Run, capturePrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range captures {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("removing what a killed phase left: %w", err)
+		}
+	}
+	return nil
 }
 
 // readFiles returns the content of those of the paths below dir that exist. A tool may have been given a link to follow: that is

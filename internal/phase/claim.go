@@ -14,27 +14,38 @@ func (m *Machine) claim(ctx context.Context, request string) (*state.Transaction
 	if err != nil {
 		return nil, err
 	}
-	if current != nil && current.Request != request {
-		if err := m.finishInterrupted(ctx, current); err != nil {
+	// Of the same request, what was switched already is rolled back: prepare begins from what was live before.
+	if current != nil && (current.Request != request || current.Switched) {
+		if err := m.finishInterrupted(ctx, current, request); err != nil {
 			return nil, err
 		}
 	}
-	return m.State.Claim(ctx, request, func(other *state.Transaction) {
+	t, err := m.State.Claim(ctx, request, func(other *state.Transaction) {
 		status("waiting for the transaction of %s to end", other.Request)
 	})
+	if err != nil {
+		return nil, err
+	}
+	// How an earlier transaction of the same request ended, which nobody asked for: its unit was stopped.
+	if _, err := m.State.TakeOutcome(request); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
-// finishInterrupted rolls a transaction back that nothing works on any more.
-func (m *Machine) finishInterrupted(ctx context.Context, t *state.Transaction) error {
+// finishInterrupted rolls a transaction back that nothing works on any more, apart from the unit of request, which asks.
+func (m *Machine) finishInterrupted(ctx context.Context, t *state.Transaction, request string) error {
 	systemd, err := services.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
-	working, err := systemd.IsWorkingOn(ctx, t.Request)
-	if err != nil || working {
-		return err
+	if t.Request != request {
+		working, err := systemd.IsWorkingOn(ctx, t.Request)
+		if err != nil || working {
+			return err
+		}
 	}
-	warn("the transaction of %s was interrupted, rolling it back first", t.Request)
+	warn("the transaction of %s was interrupted: starting %s first", t.Request, services.RollbackUnit(t.Request))
 	return systemd.Start(ctx, services.RollbackUnit(t.Request))
 }

@@ -30,12 +30,8 @@ func (m *Machine) Etc(ctx context.Context, request string) error {
 	if err := storage.openRepo(); err != nil {
 		return err
 	}
-	// Before anything changes, here or in the tmpfiles phase.
-	if err := services.StartEtcRevert(ctx); err != nil {
-		return err
-	}
 	status("merging %d changes into /etc", len(plan.Etc.Changes))
-	result, err := etcmerge.Apply(ctx, storage.Repo, plan.Etc, storage.etcDirs())
+	result, err := storage.changeEtc(ctx, plan.Etc)
 	if err != nil {
 		return err
 	}
@@ -44,6 +40,16 @@ func (m *Machine) Etc(ctx context.Context, request string) error {
 		return err
 	}
 	return m.end(t)
+}
+
+// changeEtc carries a plan out, under what takes it back at shutdown.
+func (s *storage) changeEtc(ctx context.Context, plan *etcmerge.Plan) (*etcmerge.Result, error) {
+	if len(plan.Changes) > 0 {
+		if err := services.StartEtcRevert(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs())
 }
 
 // database is a file that a tool compiles into /etc. Usually it comes with the commit; one that was compiled on this

@@ -30,16 +30,17 @@ func (m *Machine) Record(ctx context.Context, request string) error {
 	if err := m.State.WriteTransaction(t); err != nil {
 		return err
 	}
-	return storage.complete(t, plan)
+	return storage.complete(t)
 }
 
-// complete brings a committed transaction to its end. It can be run again, and is, by rollback, if record was killed here.
-func (s *storage) complete(t *state.Transaction, plan *state.Plan) error {
+// complete brings a committed transaction to its end. It can be run again, and is, by rollback, if record was killed here. The plan
+// may be gone by then.
+func (s *storage) complete(t *state.Transaction) error {
 	if err := etcmerge.Commit(s.etcDirs()); err != nil {
 		return err
 	}
-	if !plan.IsNothing() {
-		if err := s.dropLayers(plan.Target); err != nil {
+	if t.From != t.Target {
+		if err := s.dropLayers(t.Target); err != nil {
 			return err
 		}
 		announce(t, messageApplied, "Commit "+t.Target.String()+" is live", map[string]string{"LIVEAPPLY_RESULT": string(state.Applied)})
@@ -68,6 +69,9 @@ func (m *Machine) conclude(t *state.Transaction, outcome state.Outcome) error {
 		return err
 	}
 	if err := m.State.RemovePlan(); err != nil {
+		return err
+	}
+	if err := m.removeCaptures(); err != nil {
 		return err
 	}
 	return m.State.EndTransaction()

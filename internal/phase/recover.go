@@ -52,7 +52,7 @@ func (m *Machine) takeBackEtc(ctx context.Context, t *state.Transaction) error {
 // dropAll removes what liveapply keeps for any deployment. Only the journal of /etc outlives that, for a deployment that lost power
 // while its /etc was changed and was not booted since: it is taken back when it is.
 func (s *storage) dropAll(ctx context.Context) error {
-	if err := s.deleteLiveRef(ctx); err != nil {
+	if err := s.setLiveRef(ctx, s.machine.Booted.Commit); err != nil {
 		return err
 	}
 	deployments, err := s.machine.Sysroot.Deployments()

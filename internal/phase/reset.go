@@ -90,7 +90,7 @@ func (m *Machine) unstage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.restage(ctx, staging.Commit, staging.Replaced); err != nil {
+	if err := m.restage(ctx, staging.Commit, staging.Replaced, staging.ReplacedOrigin); err != nil {
 		return err
 	}
 	return m.State.WriteStaging(state.Staging{})
@@ -111,7 +111,7 @@ func (s *storage) reloadAfterReset(ctx context.Context, live ostree.Checksum) er
 // drop removes all that is kept for the booted deployment, but for what an overlay is still mounted from, and a journal with
 // changes of /etc that are not taken back.
 func (s *storage) drop(ctx context.Context) error {
-	if err := s.deleteLiveRef(ctx); err != nil {
+	if err := s.setLiveRef(ctx, s.machine.Booted.Commit); err != nil {
 		return err
 	}
 	if err := s.dropLayers(ostree.Checksum{}); err != nil {

@@ -79,11 +79,7 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 	}
 	defer storage.Close()
 	if t.Committed {
-		plan, err := m.State.Plan(t)
-		if err != nil {
-			return err
-		}
-		return storage.complete(t, plan)
+		return storage.complete(t)
 	}
 	return storage.rolledBack(ctx, t, *outcome)
 }
@@ -97,10 +93,15 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		}
 	}
 	if t.Staged != nil {
-		if err := m.restage(ctx, t.Target, t.Staged.Commit); err != nil {
+		if err := m.restage(ctx, t.Target, t.Staged.Commit, t.Staged.Origin); err != nil {
 			return err
 		}
 		if err := m.State.WriteStaging(t.Staged.Staging); err != nil {
+			return err
+		}
+	}
+	if t.HasBegun("record") {
+		if err := s.setLiveRef(ctx, t.From); err != nil {
 			return err
 		}
 	}

@@ -27,14 +27,18 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	origin, err := readOrigin(next)
+	if err != nil {
+		return err
+	}
 	// What happens is noted first, so that a kill in between leaves no deployment that nobody owns.
-	staging := state.Staging{Commit: p.plan.Target, Replaced: before.Replaced}
+	staging := state.Staging{Commit: p.plan.Target, Replaced: before.Replaced, ReplacedOrigin: before.ReplacedOrigin}
 	p.transaction.Staged = &state.StagedBefore{Staging: before}
 	if next.Staged {
-		p.transaction.Staged.Commit = next.Commit
+		p.transaction.Staged.Commit, p.transaction.Staged.Origin = next.Commit, origin
 	}
 	if next.Staged && next.Commit != before.Commit {
-		staging.Replaced = next.Commit
+		staging.Replaced, staging.ReplacedOrigin = next.Commit, origin
 	}
 	if err := p.State.WriteTransaction(p.transaction); err != nil {
 		return err
@@ -43,17 +47,32 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return err
 	}
 	status("staging a deployment of the target")
-	return p.stage(ctx, p.plan.Target)
+	// It follows the same origin as the booted one, as an upgrade would.
+	if origin, err = readOrigin(p.Booted); err != nil {
+		return err
+	}
+	return p.stage(ctx, p.plan.Target, origin)
 }
 
-// stage stages a deployment that follows the same origin as the booted one, as an upgrade would.
-func (m *Machine) stage(ctx context.Context, commit ostree.Checksum) error {
+// readOrigin returns the content of a deployment's origin file, "" if it has none.
+func readOrigin(deployment ostree.Deployment) (string, error) {
+	content, err := os.ReadFile(filepath.Join(physicalRoot, deployment.Path()+".origin"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("reading the origin of deployment %s: %w", deployment.ID(), err)
+	}
+	return string(content), nil
+}
+
+// stage stages a deployment of a commit, with an origin file of the given content.
+func (m *Machine) stage(ctx context.Context, commit ostree.Checksum, origin string) error {
 	args := []string{"admin", "deploy", "--stage", "--no-prune", "--os=" + m.Booted.OSName}
-	origin := filepath.Join(physicalRoot, m.Booted.Path()+".origin")
-	if _, err := os.Stat(origin); err == nil {
-		args = append(args, "--origin-file="+origin)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("staging a deployment of commit %s: %w", commit, err)
+	if origin != "" {
+		path := filepath.Join(m.State.Run, "origin")
+		if err := os.WriteFile(path, []byte(origin), 0o600); err != nil {
+			return fmt.Errorf("staging a deployment of commit %s: %w", commit, err)
+		}
+		defer os.Remove(path)
+		args = append(args, "--origin-file="+path)
 	}
 	if err := runOSTree(ctx, nil, append(args, commit.String())...); err != nil {
 		return fmt.Errorf("staging a deployment of commit %s: %w", commit, err)
@@ -61,9 +80,9 @@ func (m *Machine) stage(ctx context.Context, commit ostree.Checksum) error {
 	return nil
 }
 
-// restage drops the staged deployment if it is liveapply's own, of commit ours, and stages one of commit theirs again unless that is
-// zero. A deployment that somebody else has staged since stays.
-func (m *Machine) restage(ctx context.Context, ours, theirs ostree.Checksum) error {
+// restage drops the staged deployment if it is liveapply's own, of commit ours, and stages one of commit theirs again, with its origin,
+// unless that is zero. A deployment that somebody else has staged since stays.
+func (m *Machine) restage(ctx context.Context, ours, theirs ostree.Checksum, origin string) error {
 	staged, found, err := m.Sysroot.Staged()
 	if err != nil {
 		return err
@@ -72,7 +91,7 @@ func (m *Machine) restage(ctx context.Context, ours, theirs ostree.Checksum) err
 		return nil
 	}
 	if !theirs.IsZero() {
-		return m.stage(ctx, theirs) // takes the place of ours
+		return m.stage(ctx, theirs, origin) // takes the place of ours
 	}
 	// The staged deployment is always the first.
 	if err := runOSTree(ctx, nil, "admin", "undeploy", "0"); err != nil {
@@ -94,12 +113,13 @@ func runOSTree(ctx context.Context, extra *os.File, args ...string) error {
 	return nil
 }
 
-// setLiveRef points the ref at the live commit.
+// setLiveRef makes the ref name the live commit. With the booted one, which its deployment keeps, there is no ref.
 func (s *storage) setLiveRef(ctx context.Context, commit ostree.Checksum) error {
-	return runOSTree(ctx, s.sysroot, "refs", "--repo=/proc/self/fd/3/ostree/repo", "--create="+liveRef, "--force", commit.String())
-}
-
-// deleteLiveRef removes the ref, if there is one.
-func (s *storage) deleteLiveRef(ctx context.Context) error {
-	return runOSTree(ctx, s.sysroot, "refs", "--repo=/proc/self/fd/3/ostree/repo", "--delete", liveRef)
+	args := []string{"refs", "--repo=/proc/self/fd/3/ostree/repo"}
+	if commit == s.machine.Booted.Commit {
+		args = append(args, "--delete", liveRef)
+	} else {
+		args = append(args, "--create="+liveRef, "--force", commit.String())
+	}
+	return runOSTree(ctx, s.sysroot, args...)
 }

@@ -37,9 +37,6 @@ func (m *Machine) makeUsers(ctx context.Context, fragments []string) error {
 		return err
 	}
 	defer storage.Close()
-	if err := storage.openRepo(); err != nil {
-		return err
-	}
 	status("making users")
 	return storage.runIntoEtc(ctx, append([]string{"systemd-sysusers"}, fragments...), accountFiles...)
 }

@@ -62,8 +62,13 @@ func StopLive(ctx context.Context) error {
 // ApplyUnit is the unit that applies what request names.
 func ApplyUnit(request string) string { return instance("liveapply@", request) }
 
-// RollbackUnit is the unit that takes an application of request back that did not end.
-func RollbackUnit(request string) string { return instance("liveapply-rollback@", request) }
+// RollbackUnit is the unit that takes a transaction of request back that did not end. A reset goes on instead.
+func RollbackUnit(request string) string {
+	if request == state.ResetRequest {
+		return ResetUnit
+	}
+	return instance("liveapply-rollback@", request)
+}
 
 func instance(prefix, request string) string {
 	return prefix + unit.UnitNameEscape(request) + ".service"

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -43,8 +44,9 @@ func NewEntry(t *Transaction, result Result, reason string) Entry {
 	}
 }
 
-// AppendHistory adds a line to /var/lib/liveapply/history.jsonl. It goes out in one write, so that a crash leaves at most the
-// last line incomplete, and a next line starts on its own.
+// AppendHistory adds a line to /var/lib/liveapply/history.jsonl, unless the last one is of the same transaction: whatever ends a transaction
+// does so again if it was killed. The line goes out in one write, so that a crash leaves at most the last line incomplete, and a next
+// line starts on its own.
 func (d Dirs) AppendHistory(e Entry) error {
 	line, err := json.Marshal(e)
 	if err != nil {
@@ -55,10 +57,16 @@ func (d Dirs) AppendHistory(e Entry) error {
 		return fmt.Errorf("writing the history: %w", err)
 	}
 	defer file.Close()
-	if torn, err := lastLineIsTorn(file); err != nil {
+	last, torn, err := lastLine(file)
+	if err != nil {
 		return fmt.Errorf("writing the history: %w", err)
-	} else if torn {
+	}
+	if torn {
 		line = append([]byte{'\n'}, line...)
+	}
+	var before Entry
+	if !torn && json.Unmarshal(last, &before) == nil && before.Transaction == e.Transaction {
+		return nil
 	}
 	if _, err := file.Write(append(line, '\n')); err != nil {
 		return fmt.Errorf("writing the history: %w", err)
@@ -66,12 +74,19 @@ func (d Dirs) AppendHistory(e Entry) error {
 	return file.Sync()
 }
 
-func lastLineIsTorn(file *os.File) (bool, error) {
+// historyTail is more than a line of the history takes, in bytes.
+const historyTail = 1 << 20
+
+// lastLine returns the last line of a file, and whether its end is missing.
+func lastLine(file *os.File) (line []byte, torn bool, err error) {
 	info, err := file.Stat()
 	if err != nil || info.Size() == 0 {
-		return false, err
+		return nil, false, err
 	}
-	last := make([]byte, 1)
-	_, err = file.ReadAt(last, info.Size()-1)
-	return last[0] != '\n', err
+	tail := make([]byte, min(info.Size(), historyTail))
+	if _, err := file.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
+		return nil, false, err
+	}
+	line, ended := bytes.CutSuffix(tail, []byte{'\n'})
+	return line[bytes.LastIndexByte(line, '\n')+1:], !ended, nil
 }

@@ -9,8 +9,9 @@ import (
 // Staging tells which staged deployment is liveapply's own, to be dropped by reset, and whose place that took. Nothing is
 // staged by liveapply if Commit is zero.
 type Staging struct {
-	Commit   ostree.Checksum `json:"commit"`
-	Replaced ostree.Checksum `json:"replaced"` // somebody else's, staged before
+	Commit         ostree.Checksum `json:"commit"`
+	Replaced       ostree.Checksum `json:"replaced"`        // somebody else's, staged before
+	ReplacedOrigin string          `json:"replaced_origin"` // the content of its origin file
 }
 
 // Staging reads what liveapply has staged.

@@ -166,8 +166,8 @@ func TestHistoryContinuesOnANewLineAfterATornOne(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"transaction": "torn`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	transaction := &Transaction{ID: "whole", From: checksum(t, "a"), Target: checksum(t, "b")}
-	for range 2 {
+	for _, id := range []string{"one", "two", "two"} { // the same transaction again is not written twice
+		transaction := &Transaction{ID: id, From: checksum(t, "a"), Target: checksum(t, "b")}
 		if err := d.AppendHistory(NewEntry(transaction, Applied, "")); err != nil {
 			t.Fatal(err)
 		}
@@ -180,10 +180,10 @@ func TestHistoryContinuesOnANewLineAfterATornOne(t *testing.T) {
 	if len(lines) != 3 {
 		t.Fatalf("got %d lines, want 3:\n%s", len(lines), content)
 	}
-	for _, line := range lines[1:] {
+	for i, id := range []string{"one", "two"} {
 		var entry Entry
-		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry.Transaction != "whole" || entry.Result != Applied {
-			t.Errorf("got %+v, %v from %s", entry, err, line)
+		if err := json.Unmarshal([]byte(lines[i+1]), &entry); err != nil || entry.Transaction != id || entry.Result != Applied {
+			t.Errorf("got %+v, %v from %s", entry, err, lines[i+1])
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,7 @@ type PhaseRun struct {
 // StagedBefore is what has to come back when a staged deployment of the target is dropped.
 type StagedBefore struct {
 	Commit  ostree.Checksum `json:"commit"` // of the staged deployment; zero if there was none
+	Origin  string          `json:"origin"` // the content of its origin file
 	Staging Staging         `json:"staging"`
 }
 
@@ -54,6 +56,11 @@ func (t *Transaction) Begin(phase string) {
 		return
 	}
 	t.Phases = append(t.Phases, run)
+}
+
+// HasBegun tells whether a phase was begun.
+func (t *Transaction) HasBegun(phase string) bool {
+	return slices.ContainsFunc(t.Phases, func(run PhaseRun) bool { return run.Name == phase })
 }
 
 // End notes how long the phase that was begun last took.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log"
 	"os"
 	"os/exec"
@@ -27,9 +28,6 @@ type TB interface {
 // defaultCache is where base trees are kept; the environment variable LIVEAPPLY_TEST_CACHE names another
 // directory. It must be able to hold whiteouts, trusted xattrs and hard links (any usual disk filesystem).
 const defaultCache = "/var/cache/liveapply-test"
-
-// cgroupPrefix starts the name of every control group, and so of every machine, that a Lab makes.
-const cgroupPrefix = "liveapply-test-"
 
 // Lab is what the tests of one run share. Its layout on disk:
 //
@@ -118,6 +116,12 @@ func (l *Lab) Close() error {
 func (l *Lab) cacheRepo() string { return filepath.Join(l.cache, "repo") }
 func (l *Lab) repo() string      { return filepath.Join(l.run, "repo") }
 
+// prefix begins the names of the machines and of their cgroups. Labs with other caches, which may run at the same time, have
+// others.
+func (l *Lab) prefix() string {
+	return fmt.Sprintf("liveapply-test-%08x-", crc32.ChecksumIEEE([]byte(l.cache)))
+}
+
 // script is the path of one of the shell scripts beside this file.
 func (l *Lab) script(name string) string {
 	return filepath.Join(l.source, "test", "nspawn", name)
@@ -141,7 +145,7 @@ func (l *Lab) takeLock() error {
 // removeLeftovers ends the machines of an earlier run, which takes their mounts with them, and removes
 // its files.
 func (l *Lab) removeLeftovers() error {
-	groups, err := filepath.Glob(filepath.Join(l.cgroups, cgroupPrefix+"*"))
+	groups, err := filepath.Glob(filepath.Join(l.cgroups, l.prefix()+"*"))
 	if err != nil {
 		return err
 	}
@@ -150,7 +154,7 @@ func (l *Lab) removeLeftovers() error {
 			return err
 		}
 	}
-	machines, err := filepath.Glob(filepath.Join(l.run, cgroupPrefix+"*"))
+	machines, err := filepath.Glob(filepath.Join(l.run, l.prefix()+"*"))
 	if err != nil {
 		return err
 	}

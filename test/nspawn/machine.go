@@ -65,7 +65,7 @@ func (l *Lab) Machine(t TB, commit string, options Options) *Machine {
 	t.Helper()
 	l.mu.Lock()
 	l.machines++
-	name := cgroupPrefix + strconv.Itoa(l.machines)
+	name := l.prefix() + strconv.Itoa(l.machines)
 	l.mu.Unlock()
 
 	m := &Machine{t, &machine{lab: l, name: name, dir: filepath.Join(l.run, name), options: options}}

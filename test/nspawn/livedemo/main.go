@@ -105,9 +105,9 @@ func (d *demo) say(format string, args ...any) {
 func (d *demo) shows(command, want string) time.Duration {
 	d.say("# %s", command)
 	start := time.Now()
-	result := d.machine.Try("sh", "-c", command)
+	result := d.machine.Try("sh", "-c", "exec 2>&1\n"+command) // in the order in which a terminal would show it
 	took := time.Since(start)
-	for line := range strings.Lines(result.Stdout + "\n" + result.Stderr) {
+	for line := range strings.Lines(result.Stdout) {
 		if line = strings.TrimRight(line, " \n"); line != "" {
 			d.say("%s", line)
 		}

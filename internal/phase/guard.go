@@ -127,7 +127,7 @@ func (p *preparation) refuseByPolicy() error {
 		}
 	}
 	if len(paths) > 0 {
-		return fmt.Errorf("Allow=additive forbids this commit, which changes or removes %d files (%s): use --allow=replace, or reboot into it",
+		return fmt.Errorf("the policy Allow=additive forbids this commit, which changes or removes %d files (%s): use --allow=replace, or reboot into it",
 			len(paths), abbreviated(paths))
 	}
 	return nil

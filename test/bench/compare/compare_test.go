@@ -108,9 +108,13 @@ func TestTheEmptyChainHasTheShapeOfThePhases(t *testing.T) {
 		3:               "[Unit]\nRequires=bench-2@%i.service\nAfter=bench-2@%i.service\n[Service]\n",
 		chainLength - 1: "[Unit]\nWants=bench-5@%i.service\nAfter=bench-5@%i.service\n[Service]\n",
 	} {
-		if got := chainService(i); !strings.HasPrefix(got, want) {
-			t.Errorf("%s: got %q, want a beginning of %q", chainUnit(i), got, want)
+		if got := plainChain.service(i); got != want+"Type=oneshot\nExecStart=/bin/true\n" {
+			t.Errorf("%s: got %q, want a beginning of %q", plainChain.unit(i, ""), got, want)
 		}
+	}
+	want := strings.Replace(strings.ReplaceAll(plainChain.service(reloadingChain.reloader), "bench-", "bench-reload-"), "/bin/true", "systemctl daemon-reload", 1)
+	if got := reloadingChain.service(reloadingChain.reloader); got != want {
+		t.Errorf("the service that reloads: got %q, want %q", got, want)
 	}
 }
 

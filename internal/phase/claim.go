@@ -2,23 +2,44 @@ package phase
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
+// transaction returns the transaction under way; nil if there is none. If its file is damaged, or gone while the stamp says that there is
+// one, that is state.ErrDamaged: then nobody knows what there is to take back, and all of it has to be.
+func (m *Machine) transaction() (*state.Transaction, error) {
+	t, err := m.State.Transaction()
+	if t != nil || err != nil {
+		return t, err
+	}
+	stamp, err := m.State.Stamp(m.Booted)
+	if err != nil || stamp == nil || stamp.Phase == "" {
+		return nil, nil // a damaged stamp says nothing
+	}
+	// One that has begun meanwhile was written before its stamp.
+	if t, err = m.State.Transaction(); t != nil || err != nil {
+		return t, err
+	}
+	return nil, fmt.Errorf("the file of transaction %s is gone: %w", stamp.Transaction, state.ErrDamaged)
+}
+
 // claim begins the transaction of a request, after those that are under way. One that has no unit running any more was
 // interrupted, and is rolled back first.
 func (m *Machine) claim(ctx context.Context, request string) (*state.Transaction, error) {
-	current, err := m.State.Transaction()
+	current, err := m.transaction()
+	switch {
+	case errors.Is(err, state.ErrDamaged):
+		err = m.replaceDamaged(ctx, request, err)
+	case err == nil && current != nil && (current.Request != request || current.Switched):
+		// Of the same request, what was switched already is rolled back: prepare begins from what was live before.
+		err = m.finishInterrupted(ctx, current, request)
+	}
 	if err != nil {
 		return nil, err
-	}
-	// Of the same request, what was switched already is rolled back: prepare begins from what was live before.
-	if current != nil && (current.Request != request || current.Switched) {
-		if err := m.finishInterrupted(ctx, current, request); err != nil {
-			return nil, err
-		}
 	}
 	t, err := m.State.Claim(ctx, request, func(other *state.Transaction) {
 		status("waiting for the transaction of %s to end", other.Request)
@@ -48,4 +69,26 @@ func (m *Machine) finishInterrupted(ctx context.Context, t *state.Transaction, r
 	}
 	warn("the transaction of %s was interrupted: starting %s first", t.Request, services.RollbackUnit(t.Request))
 	return systemd.Start(ctx, services.RollbackUnit(t.Request))
+}
+
+// replaceDamaged makes way for a request where the file of the transaction is damaged. The phases that still run fail for that, and their
+// rollback goes back to the booted tree; if none does, a reset does that. A reset itself just takes the file's place.
+func (m *Machine) replaceDamaged(ctx context.Context, request string, damage error) error {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	working, err := systemd.IsWorkingExcept(ctx, request)
+	switch {
+	case err != nil:
+		return err
+	case working:
+		status("waiting for other transactions to end")
+		return m.State.AwaitEnd(ctx)
+	case request == state.ResetRequest:
+		return nil
+	}
+	warn("%v: starting %s first", damage, services.ResetUnit)
+	return systemd.Start(ctx, services.ResetUnit)
 }

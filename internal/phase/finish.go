@@ -20,7 +20,7 @@ func (m *Machine) Finish(_ context.Context, request string) error {
 		status("%s", outcome.Reason)
 		return fmt.Errorf("%s: %s", outcome.Result, outcome.Reason)
 	}
-	stamp, err := m.State.Stamp(m.Booted)
+	stamp, err := m.stamp()
 	if err != nil {
 		return err
 	}

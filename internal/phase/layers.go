@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,20 @@ type manifest struct {
 	Booted  ostree.Checksum `json:"booted"` // what it is made to lie on
 	Commit  ostree.Checksum `json:"commit"` // what it makes of that
 	Reload  state.Reload    `json:"reload"` // what has to be reloaded when it comes or goes
+
+	// What the stamp says of it, should that be lost.
+	Previous       ostree.Checksum `json:"previous"`
+	Prepared       time.Time       `json:"prepared"`
+	Transient      bool            `json:"transient"`
+	RebootRequired []string        `json:"reboot_required"`
+}
+
+// newManifest describes the layer of a plan.
+func newManifest(plan *state.Plan) manifest {
+	return manifest{
+		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Target, Reload: plan.Reload,
+		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.RebootRequired,
+	}
 }
 
 func (s *storage) layersDir() string { return filepath.Join(s.dir, layersName) }
@@ -42,13 +57,18 @@ func (s *storage) layerDir(commit ostree.Checksum) string {
 	return filepath.Join(s.layersDir(), commit.String())
 }
 
+// layerDir is where the layer of a commit is for all processes.
+func (m *Machine) layerDir(commit ostree.Checksum) string {
+	return filepath.Join(physicalRoot, m.Booted.BackingPath(), "liveapply", layersName, commit.String())
+}
+
 // layersOf returns what makes the booted tree a commit's, top first, by the path that all processes can use: it is what the
 // mount table should show.
 func (m *Machine) layersOf(commit ostree.Checksum) []string {
 	if commit == m.Booted.Commit {
 		return nil
 	}
-	return []string{filepath.Join(physicalRoot, m.Booted.BackingPath(), "liveapply", layersName, commit.String(), layerTree)}
+	return []string{filepath.Join(m.layerDir(commit), layerTree)}
 }
 
 // writeManifest replaces the manifest beside a layer.
@@ -64,17 +84,30 @@ func writeManifest(dir string, m manifest) error {
 }
 
 // manifest reads the manifest of a commit's layer.
-func (s *storage) manifest(commit ostree.Checksum) (*manifest, error) {
-	path := filepath.Join(s.layerDir(commit), manifestFile)
+func (m *Machine) manifest(commit ostree.Checksum) (*manifest, error) {
+	path := filepath.Join(m.layerDir(commit), manifestFile)
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the manifest of the live layer: %w", err)
+		return nil, fmt.Errorf("reading the manifest of a layer: %w", err)
 	}
-	m := &manifest{}
-	if err := json.Unmarshal(content, m); err != nil {
-		return nil, fmt.Errorf("%s is damaged (%w): reset with liveapplyctl reset, then apply again", path, err)
+	about := &manifest{}
+	if err := json.Unmarshal(content, about); err != nil {
+		return nil, fmt.Errorf("%s is damaged: %w", path, err)
 	}
-	return m, nil
+	if about.Version != manifestVersion || about.Commit != commit {
+		return nil, fmt.Errorf("%s is damaged: it does not speak of commit %s", path, commit)
+	}
+	return about, nil
+}
+
+// reloadOf tells what has to be reloaded when the layer of a commit comes or goes: all, if that is no longer known.
+func (m *Machine) reloadOf(commit ostree.Checksum) state.Reload {
+	about, err := m.manifest(commit)
+	if err != nil {
+		warn("%v; reloading everything", err)
+		return state.ReloadAll
+	}
+	return about.Reload
 }
 
 // dropLayers deletes the layers that nothing has mounted, but for that of keep, and what a killed prepare left.

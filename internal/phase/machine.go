@@ -74,17 +74,6 @@ func (m *Machine) Live() (ostree.Checksum, error) {
 	return ostree.ParseChecksum(usr.Live)
 }
 
-// Status is the stamp, with what the mount table says where the stamp is lost.
-func (m *Machine) Status() (*state.Stamp, error) {
-	stamp, err := m.State.Stamp(m.Booted)
-	if err != nil {
-		return nil, err
-	}
-	if stamp.Live, err = m.Live(); err != nil {
-		return nil, err
-	}
-	return stamp, nil
-}
 
 // IsClean tells whether there is nothing that a reset would take back: nothing is live, and nothing was interrupted.
 func (m *Machine) IsClean() (bool, error) {
@@ -92,7 +81,10 @@ func (m *Machine) IsClean() (bool, error) {
 	if err != nil || live != m.Booted.Commit {
 		return false, err
 	}
-	t, err := m.State.Transaction()
+	t, err := m.transaction()
+	if errors.Is(err, state.ErrDamaged) {
+		return false, nil
+	}
 	if err != nil || t != nil {
 		return false, err
 	}
@@ -198,7 +190,7 @@ func (s *storage) tree(commit ostree.Checksum, path string) (ostree.Tree, error)
 
 // resume takes a transaction over from the phase before, and says so in the stamp and in the unit's status.
 func (m *Machine) resume(phase, request string) (*state.Transaction, *state.Plan, error) {
-	t, err := m.State.Transaction()
+	t, err := m.transaction()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -227,15 +219,6 @@ func (m *Machine) begin(t *state.Transaction, phase string) error {
 func (m *Machine) end(t *state.Transaction) error {
 	t.End()
 	return m.State.WriteTransaction(t)
-}
-
-func (m *Machine) updateStamp(change func(*state.Stamp)) error {
-	stamp, err := m.State.Stamp(m.Booted)
-	if err != nil {
-		return err
-	}
-	change(stamp)
-	return m.State.WriteStamp(m.Booted, stamp)
 }
 
 // Phase is a step of a transaction, as a command of liveapply-helper; request is what the unit's instance names.

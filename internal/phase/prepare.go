@@ -159,19 +159,9 @@ func (p *preparation) compare(ctx context.Context) error {
 	p.plan.Sysusers, p.plan.Tmpfiles = effects.sysusers, effects.tmpfiles
 	p.plan.Libraries, p.plan.Hwdb = effects.libraries, effects.hwdb
 	p.plan.Reload, p.plan.RebootRequired = effects.reload, effects.reboot
-	return p.addReloadOfLive()
-}
-
-// addReloadOfLive adds what has to be reloaded because the live layer goes away.
-func (p *preparation) addReloadOfLive() error {
-	if p.plan.From == p.plan.Booted {
-		return nil
+	if p.plan.From != p.plan.Booted { // the live layer goes away
+		p.plan.Reload = p.plan.Reload.Union(p.reloadOf(p.plan.From))
 	}
-	live, err := p.manifest(p.plan.From)
-	if err != nil {
-		return err
-	}
-	p.plan.Reload = p.plan.Reload.Union(live.Reload)
 	return nil
 }
 
@@ -213,9 +203,9 @@ const verifyWorkers = 4
 // be in use: it is what an earlier application of the same commit made.
 func (p *preparation) build(ctx context.Context) error {
 	status("building the layer: %d changes", len(p.changes))
-	dir := p.layerDir(p.plan.Target)
+	dir := p.storage.layerDir(p.plan.Target)
 	p.plan.Layers = p.layersOf(p.plan.Target)
-	about := manifest{Version: manifestVersion, Booted: p.plan.Booted, Commit: p.plan.Target, Reload: p.plan.Reload}
+	about := newManifest(&p.plan)
 	if _, err := os.Lstat(dir); err == nil {
 		return writeManifest(dir, about)
 	}

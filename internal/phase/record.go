@@ -53,7 +53,7 @@ func (s *storage) complete(t *state.Transaction) error {
 
 // conclude tells how a transaction ended, and lets the next one begin.
 func (m *Machine) conclude(t *state.Transaction, outcome state.Outcome) error {
-	stamp, err := m.State.Stamp(m.Booted)
+	stamp, err := m.stamp()
 	if err != nil {
 		return err
 	}

@@ -2,51 +2,101 @@ package phase
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
-	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// Recover removes what an earlier boot left: a live tree ends with the boot that it was applied in. After an orderly shutdown
-// /etc has been taken back; after a power cut it is taken back here, before services read it.
+// Recover brings the machine to a state that an undisturbed transaction leaves, and does nothing where it is in one.
+//
+// At boot it removes what the last boot left: a live tree ends with the boot that it was applied in. After an orderly shutdown /etc has been
+// taken back; after a power cut it is taken back here, before services read it. Later it makes a lost stamp again, and takes back
+// what an interrupted transaction left.
 func (m *Machine) Recover(ctx context.Context, _ string) error {
-	usr, err := m.Usr.Inspect()
-	if err != nil || usr.Live != "" {
-		return err // not at boot: something is live
+	t, err := m.transaction()
+	if errors.Is(err, state.ErrDamaged) {
+		return m.queueRollback(ctx, state.ResetRequest)
+	}
+	if err != nil {
+		return err
+	}
+	if t != nil {
+		return m.queueRollback(ctx, t.Request)
 	}
 	storage, err := m.openStorage()
 	if err != nil {
 		return err
 	}
 	defer storage.Close()
-	if err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit}); err != nil {
-		return err
-	}
-	return storage.dropAll(ctx)
-}
-
-// EtcRevert takes all changes of /etc back when the machine shuts down, before libostree merges /etc into the staged
-// deployment. The transaction, if one is under way, has been stopped by then.
-func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
-	return m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit})
-}
-
-// takeBackEtc makes /etc what it was before the first application, but for what was changed locally since.
-func (m *Machine) takeBackEtc(ctx context.Context, t *state.Transaction) error {
-	storage, err := m.openStorage()
+	live, err := m.Live()
 	if err != nil {
 		return err
 	}
-	defer storage.Close()
-	status("taking back the changes of /etc")
-	result, err := etcmerge.Reset(ctx, storage.etcDirs())
+	if live != m.Booted.Commit {
+		return storage.recoverLive(ctx, live)
+	}
+	return storage.recoverBooted(ctx)
+}
+
+// queueRollback starts what takes a transaction back that nothing works on any more. It does not wait: reset comes after recover.
+func (m *Machine) queueRollback(ctx context.Context, request string) error {
+	systemd, err := services.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	logKept(t, result.Kept)
-	return nil
+	defer systemd.Close()
+	working, err := systemd.IsWorkingOn(ctx, request)
+	if err != nil || working {
+		return err
+	}
+	warn("a transaction was interrupted: starting %s", services.RollbackUnit(request))
+	return systemd.Queue(ctx, services.RollbackUnit(request))
+}
+
+// recoverLive makes what there is besides a live tree fit it.
+func (s *storage) recoverLive(ctx context.Context, live ostree.Checksum) error {
+	m := s.machine
+	if stamp, err := m.State.Stamp(m.Booted); stamp == nil || stamp.Live != live {
+		if err != nil {
+			warn("%v", err)
+		}
+		warn("making the stamp of commit %s again", live)
+		if stamp, err = m.remakeStamp(); err != nil {
+			return err
+		}
+		if err := m.State.WriteStamp(m.Booted, stamp); err != nil {
+			return err
+		}
+	}
+	if err := s.setLiveRef(ctx, live); err != nil {
+		return err
+	}
+	return s.dropLayers(live)
+}
+
+// recoverBooted removes whatever belonged to a tree that is not live any more.
+func (s *storage) recoverBooted(ctx context.Context) error {
+	m := s.machine
+	result, err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit})
+	if err != nil {
+		return err
+	}
+	var reload state.Reload
+	for _, path := range result.Restored {
+		reload = reload.Union(reloadFor("etc/" + path))
+	}
+	// systemd has read its units before.
+	if err := services.Reload(ctx, reload); err != nil {
+		return err
+	}
+	if err := m.State.RemoveStamp(m.Booted); err != nil {
+		return err
+	}
+	return s.dropAll(ctx)
 }
 
 // dropAll removes what liveapply keeps for any deployment. Only the journal of /etc outlives that, for a deployment that lost power

@@ -17,6 +17,10 @@ func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
+	return m.resetEtc(ctx, t)
+}
+
+func (m *Machine) resetEtc(ctx context.Context, t *state.Transaction) (err error) {
 	if t.From, err = m.Live(); err != nil {
 		return err
 	}
@@ -24,7 +28,7 @@ func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
 	if err := m.begin(t, "etc"); err != nil {
 		return err
 	}
-	if err := m.takeBackEtc(ctx, t); err != nil {
+	if _, err := m.takeBackEtc(ctx, t); err != nil {
 		return err
 	}
 	return m.end(t)
@@ -47,7 +51,9 @@ func (m *Machine) ResetMount(context.Context, string) error {
 }
 
 // ResetRecord drops all that belonged to the live tree.
-func (m *Machine) ResetRecord(ctx context.Context, _ string) error {
+func (m *Machine) ResetRecord(ctx context.Context, _ string) error { return m.resetRecord(ctx, "") }
+
+func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 	t, err := m.State.Transaction()
 	if err != nil || t == nil || t.Request != state.ResetRequest {
 		return err
@@ -75,7 +81,7 @@ func (m *Machine) ResetRecord(ctx context.Context, _ string) error {
 	}
 	t.End()
 	announce(t, messageReset, "The booted commit "+m.Booted.Commit.String()+" is live again", map[string]string{"LIVEAPPLY_RESULT": string(state.Reset)})
-	if err := m.State.AppendHistory(state.NewEntry(t, state.Reset, "")); err != nil {
+	if err := m.State.AppendHistory(state.NewEntry(t, state.Reset, reason)); err != nil {
 		return err
 	}
 	if err := m.State.RemoveStamp(m.Booted); err != nil {
@@ -86,7 +92,7 @@ func (m *Machine) ResetRecord(ctx context.Context, _ string) error {
 
 // unstage drops the staged deployment that is liveapply's own.
 func (m *Machine) unstage(ctx context.Context) error {
-	staging, err := m.State.Staging()
+	staging, err := m.staging()
 	if err != nil {
 		return err
 	}
@@ -96,16 +102,12 @@ func (m *Machine) unstage(ctx context.Context) error {
 	return m.State.WriteStaging(state.Staging{})
 }
 
-// reloadAfterReset reloads what has read files of the tree that went. If that is no longer known, it is everything.
+// reloadAfterReset reloads what has read files of the tree that went.
 func (s *storage) reloadAfterReset(ctx context.Context, live ostree.Checksum) error {
 	if live == s.machine.Booted.Commit {
 		return nil
 	}
-	reload := state.ReloadAll
-	if gone, err := s.manifest(live); err == nil {
-		reload = gone.Reload
-	}
-	return services.Reload(ctx, reload)
+	return services.Reload(ctx, s.machine.reloadOf(live))
 }
 
 // drop removes all that is kept for the booted deployment, but for what an overlay is still mounted from, and a journal with

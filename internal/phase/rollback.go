@@ -15,9 +15,13 @@ import (
 // A rollback takes a transaction back that did not end, in the reverse order of the phases: RollbackEtc, RollbackMount,
 // RollbackRecord. A transaction that record has committed is brought to its end instead.
 
+//
+// If it is not known what to take back, because the file of the transaction or the journal of /etc is damaged, it goes back to the booted tree:
+// RollbackEtc then makes a reset of it, and the two others go on with that.
+
 // unfinished returns the transaction of a request if it has to be rolled back; nil if not.
 func (m *Machine) unfinished(request string) (*state.Transaction, error) {
-	t, err := m.State.Transaction()
+	t, err := m.transaction()
 	if err != nil || t == nil || t.Request != request || t.Committed {
 		return nil, err
 	}
@@ -27,9 +31,20 @@ func (m *Machine) unfinished(request string) (*state.Transaction, error) {
 // RollbackEtc takes back what the transaction has done to /etc.
 func (m *Machine) RollbackEtc(ctx context.Context, request string) error {
 	t, err := m.unfinished(request)
-	if err != nil || t == nil {
+	if errors.Is(err, state.ErrDamaged) {
+		return m.resetInstead(ctx, request, nil, err)
+	}
+	if err != nil || t == nil || !t.Switched { // before the switch, nothing in /etc is changed
 		return err
 	}
+	err = m.rollbackEtc(ctx, t)
+	if errors.Is(err, etcmerge.ErrDamaged) {
+		return m.resetInstead(ctx, request, t, err)
+	}
+	return err
+}
+
+func (m *Machine) rollbackEtc(ctx context.Context, t *state.Transaction) error {
 	storage, err := m.openStorage()
 	if err != nil {
 		return err
@@ -44,8 +59,32 @@ func (m *Machine) RollbackEtc(ctx context.Context, request string) error {
 	return nil
 }
 
+// resetInstead makes a reset of a rollback. t is the transaction, nil if that is not known.
+func (m *Machine) resetInstead(ctx context.Context, request string, t *state.Transaction, why error) error {
+	warn("%v; going back to the booted tree instead", why)
+	if t == nil {
+		var err error
+		if t, err = m.State.Claim(ctx, state.ResetRequest, func(*state.Transaction) {}); err != nil {
+			return err
+		}
+	}
+	t.Request, t.RequestedBy = state.ResetRequest, services.RollbackUnit(request)
+	return m.resetEtc(ctx, t)
+}
+
+// isResetInstead tells whether the rollback of a request has become a reset.
+func (m *Machine) isResetInstead(request string) (bool, error) {
+	t, err := m.transaction()
+	return err == nil && t != nil && t.Request == state.ResetRequest && t.RequestedBy == services.RollbackUnit(request), err
+}
+
 // RollbackMount switches /usr back to what was live before. It runs in the host's mount namespace.
-func (m *Machine) RollbackMount(_ context.Context, request string) error {
+func (m *Machine) RollbackMount(ctx context.Context, request string) error {
+	if reset, err := m.isResetInstead(request); err != nil {
+		return err
+	} else if reset {
+		return m.ResetMount(ctx, request)
+	}
 	t, err := m.unfinished(request)
 	if err != nil || t == nil || !t.Switched {
 		return err
@@ -65,7 +104,12 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 	if err != nil {
 		return err
 	}
-	t, err := m.State.Transaction()
+	if reset, err := m.isResetInstead(request); err != nil {
+		return err
+	} else if reset {
+		return errors.Join(m.State.SetOutcome(request, *outcome), m.resetRecord(ctx, outcome.Reason))
+	}
+	t, err := m.transaction()
 	if err != nil {
 		return err
 	}
@@ -105,10 +149,8 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 			return err
 		}
 	}
-	if t.Switched && t.From == m.Booted.Commit {
-		if err := services.StopLive(ctx); err != nil {
-			return err
-		}
+	if err := m.showUnits(ctx, t.Switched); err != nil {
+		return err
 	}
 	if err := s.dropLayers(t.From); err != nil {
 		return err
@@ -129,16 +171,26 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 	return m.conclude(t, outcome)
 }
 
+// showUnits brings the units that are active while something is live to what is live again.
+func (m *Machine) showUnits(ctx context.Context, switched bool) error {
+	live, err := m.Live()
+	switch {
+	case err != nil:
+		return err
+	case live != m.Booted.Commit:
+		return services.StartLive(ctx)
+	case switched:
+		return services.StopLive(ctx)
+	}
+	return nil
+}
+
 // reloadAfterSwitchBack reloads what the services phase has, or would have.
 func (s *storage) reloadAfterSwitchBack(ctx context.Context, t *state.Transaction) error {
-	target, err := s.manifest(t.Target)
-	if errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(s.layerDir(t.Target)); errors.Is(err, os.ErrNotExist) {
 		return nil // dropped by a rollback that was killed after this
 	}
-	if err != nil {
-		return err
-	}
-	return services.Reload(ctx, target.Reload)
+	return services.Reload(ctx, s.machine.reloadOf(t.Target))
 }
 
 // failure says how a request failed. A phase that was killed could not say why.
@@ -147,8 +199,8 @@ func (m *Machine) failure(request string) (*state.Outcome, error) {
 	if err != nil || outcome != nil {
 		return outcome, err
 	}
-	t, err := m.State.Transaction()
-	if err != nil {
+	t, err := m.transaction()
+	if err != nil && !errors.Is(err, state.ErrDamaged) {
 		return nil, err
 	}
 	outcome = &state.Outcome{Result: state.RolledBack, Reason: "a phase was killed; see systemctl status 'liveapply-*'"}

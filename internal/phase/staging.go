@@ -23,7 +23,7 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 	if err != nil || next.Commit == p.plan.Target {
 		return err
 	}
-	before, err := p.State.Staging()
+	before, err := p.staging()
 	if err != nil {
 		return err
 	}
@@ -52,6 +52,16 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return err
 	}
 	return p.stage(ctx, p.plan.Target, origin)
+}
+
+// staging reads what liveapply has staged. If that is no longer known, what is staged is somebody else's, and stays.
+func (m *Machine) staging() (state.Staging, error) {
+	staging, err := m.State.Staging()
+	if errors.Is(err, state.ErrDamaged) {
+		warn("%v; a deployment that is staged now stays (ostree admin undeploy 0 drops it)", err)
+		return state.Staging{}, nil
+	}
+	return staging, err
 }
 
 // readOrigin returns the content of a deployment's origin file, "" if it has none.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/coreos/go-systemd/v22/unit"
@@ -32,11 +34,14 @@ func (s *Systemd) Close() { s.conn.Close() }
 // ResetUnit goes back to the booted tree.
 const ResetUnit = "liveapply-reset.service"
 
+// liveTarget is reached when a tree has been applied, and active while it is live.
+const liveTarget = "liveapply.target"
+
 // etcRevertUnit takes the changes of /etc back when it is stopped, at shutdown at the latest.
 const etcRevertUnit = "liveapply-etc-revert.service"
 
 // liveUnits are active while a tree other than the booted one is live.
-var liveUnits = []string{"liveapply.target", etcRevertUnit}
+var liveUnits = []string{liveTarget, etcRevertUnit}
 
 // StartEtcRevert makes sure that changes of /etc will be taken back at shutdown. No unit of a transaction requires it: it would be
 // started for one that is refused, and stopping it after a rollback would stop a transaction that waits for its turn.
@@ -47,6 +52,16 @@ func StartEtcRevert(ctx context.Context) error {
 	}
 	defer systemd.Close()
 	return systemd.Start(ctx, etcRevertUnit)
+}
+
+// StartLive starts them again after a transaction that was rolled back to such a tree.
+func StartLive(ctx context.Context) error {
+	systemd, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	return systemd.Start(ctx, liveTarget)
 }
 
 // StopLive stops the units that are active while a tree other than the booted one is live.
@@ -72,6 +87,14 @@ func RollbackUnit(request string) string {
 
 func instance(prefix, request string) string {
 	return prefix + unit.UnitNameEscape(request) + ".service"
+}
+
+// Queue starts a unit and does not wait.
+func (s *Systemd) Queue(ctx context.Context, name string) error {
+	if _, err := s.conn.StartUnitContext(ctx, name, "replace", nil); err != nil {
+		return fmt.Errorf("starting %s: %w", name, err)
+	}
+	return nil
 }
 
 // Start starts a unit and waits until its job has ended. It fails unless the job has succeeded.
@@ -131,20 +154,38 @@ func (s *Systemd) StatusText(ctx context.Context, name string) (string, error) {
 	return text, nil
 }
 
+// isOf tells whether a unit works on a request.
+func isOf(name, request string) bool {
+	if request == state.ResetRequest {
+		return name == ResetUnit
+	}
+	return name == ApplyUnit(request) || strings.HasPrefix(name, "liveapply-") && strings.HasSuffix(name, instance("@", request))
+}
+
 // IsWorkingOn tells whether a unit of a transaction runs or is about to.
 func (s *Systemd) IsWorkingOn(ctx context.Context, request string) (bool, error) {
-	patterns := []string{"liveapply@" + unit.UnitNameEscape(request) + ".service", "liveapply-*@" + unit.UnitNameEscape(request) + ".service"}
-	if request == state.ResetRequest {
-		patterns = []string{ResetUnit}
-	}
-	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, patterns)
+	units, err := s.working(ctx)
+	return slices.ContainsFunc(units, func(name string) bool { return isOf(name, request) }), err
+}
+
+// IsWorkingExcept tells whether a unit of any transaction runs or is about to, except those of a request.
+func (s *Systemd) IsWorkingExcept(ctx context.Context, request string) (bool, error) {
+	units, err := s.working(ctx)
+	return slices.ContainsFunc(units, func(name string) bool { return !isOf(name, request) }), err
+}
+
+// working returns the units of transactions that run or are about to. (Patterns for the units of one request would have to be escaped
+// once more: an instance can have backslashes.)
+func (s *Systemd) working(ctx context.Context) ([]string, error) {
+	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{"liveapply@*.service", "liveapply-*@*.service", ResetUnit})
 	if err != nil {
-		return false, fmt.Errorf("asking systemd for the units of %s: %w", request, err)
+		return nil, fmt.Errorf("asking systemd for the units that work: %w", err)
 	}
+	var names []string
 	for _, u := range units {
 		if u.JobId != 0 || u.ActiveState == "activating" || u.ActiveState == "deactivating" {
-			return true, nil
+			names = append(names, u.Name)
 		}
 	}
-	return false, nil
+	return names, nil
 }

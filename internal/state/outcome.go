@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -14,15 +15,26 @@ type Outcome struct {
 	Phase  string `json:"phase"`  // that failed; empty if none did
 }
 
+// check refuses what no SetOutcome has written.
+func (o *Outcome) check() error {
+	if o.Result == "" {
+		return errors.New("it has no result")
+	}
+	return nil
+}
+
 // SetOutcome leaves how a request ended.
 func (d Dirs) SetOutcome(request string, o Outcome) error {
 	return writeJSON(d.outcomePath(request), 0o600, o)
 }
 
-// Outcome reads how a request ended; nil if that is not known.
+// Outcome reads how a request ended; nil if that is not known, or no longer, because the file is damaged.
 func (d Dirs) Outcome(request string) (*Outcome, error) {
 	o := &Outcome{}
 	found, err := readJSON(d.outcomePath(request), o)
+	if errors.Is(err, ErrDamaged) {
+		return nil, nil
+	}
 	if err != nil || !found {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -23,6 +24,14 @@ type Plan struct {
 	Reload         Reload          `json:"reload"`
 	RebootRequired []string        `json:"reboot_required"`
 	Etc            *etcmerge.Plan  `json:"etc"`
+}
+
+// check refuses what no WritePlan has written.
+func (p *Plan) check() error {
+	if p.Transaction == "" || p.Target.IsZero() || p.Target != p.From && p.Etc == nil {
+		return errors.New("it is no whole plan")
+	}
+	return nil
 }
 
 // IsNothing tells whether the target was live already.

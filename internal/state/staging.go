@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"path/filepath"
 
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -12,6 +13,14 @@ type Staging struct {
 	Commit         ostree.Checksum `json:"commit"`
 	Replaced       ostree.Checksum `json:"replaced"`        // somebody else's, staged before
 	ReplacedOrigin string          `json:"replaced_origin"` // the content of its origin file
+}
+
+// check refuses what no WriteStaging has written.
+func (s *Staging) check() error {
+	if s.Commit.IsZero() {
+		return errors.New("it does not say what was staged")
+	}
+	return nil
 }
 
 // Staging reads what liveapply has staged.

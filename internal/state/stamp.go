@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,19 +35,29 @@ type Stamp struct {
 // IsApplied tells whether a tree other than the booted one is live.
 func (s *Stamp) IsApplied() bool { return s.Live != s.Booted }
 
-// Stamp reads the stamp of a deployment. Without one, nothing is applied: the booted commit is live.
+// check refuses what no WriteStamp has written.
+func (s *Stamp) check() error {
+	if s.Version < 1 || s.Booted.IsZero() || s.Live.IsZero() {
+		return errors.New("it does not say what is live")
+	}
+	return nil
+}
+
+// NewStamp is the stamp of a deployment on which nothing is applied: the booted commit is live.
+func NewStamp(deployment ostree.Deployment) *Stamp {
+	return &Stamp{Version: stampVersion, Booted: deployment.Commit, Live: deployment.Commit}
+}
+
+// Stamp reads the stamp of a deployment; nil if there is none.
 func (d Dirs) Stamp(deployment ostree.Deployment) (*Stamp, error) {
 	stamp := &Stamp{}
 	found, err := readJSON(d.stampPath(deployment), stamp)
-	if err != nil {
+	if err != nil || !found {
 		return nil, err
 	}
-	if found && stamp.Version != stampVersion {
+	if stamp.Version != stampVersion {
 		return nil, fmt.Errorf("%s has version %d, and this liveapply knows version %d only: reboot, or install the version that wrote it",
 			d.stampPath(deployment), stamp.Version, stampVersion)
-	}
-	if !found {
-		stamp = &Stamp{Version: stampVersion, Booted: deployment.Commit, Live: deployment.Commit}
 	}
 	return stamp, nil
 }
@@ -89,9 +100,15 @@ func (d Dirs) WatchStamp(ctx context.Context, deployment ostree.Deployment, chan
 	}
 	return watch(ctx, dir, unix.IN_MOVED_TO|unix.IN_DELETE, func() (bool, error) {
 		stamp, err := d.Stamp(deployment)
-		if err == nil {
-			changed(stamp)
+		switch {
+		case errors.Is(err, ErrDamaged): // until it is replaced
+			return false, nil
+		case err != nil:
+			return false, err
+		case stamp == nil:
+			stamp = NewStamp(deployment)
 		}
-		return false, err
+		changed(stamp)
+		return false, nil
 	})
 }

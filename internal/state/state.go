@@ -53,8 +53,16 @@ func writeJSON(path string, mode os.FileMode, value any) error {
 	return nil
 }
 
-// readJSON fills value from the file at path and tells whether there is such a file.
-func readJSON(path string, value any) (bool, error) {
+// ErrDamaged tells that a file does not hold what was written to it.
+var ErrDamaged = errors.New("the file is damaged")
+
+// damaged says that of a file, and what to do.
+func damaged(path string, why error) error {
+	return fmt.Errorf("%s: %w (%w): liveapplyctl reset goes back to the booted tree without it", path, ErrDamaged, why)
+}
+
+// readJSON fills value from the file at path and tells whether there is such a file. One that is not as it was written is ErrDamaged.
+func readJSON(path string, value interface{ check() error }) (bool, error) {
 	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -63,7 +71,10 @@ func readJSON(path string, value any) (bool, error) {
 		return false, fmt.Errorf("reading the state: %w", err)
 	}
 	if err := json.Unmarshal(content, value); err != nil {
-		return false, fmt.Errorf("%s is damaged (%w); start liveapply-reset.service to go back to the booted tree", path, err)
+		return false, damaged(path, err)
+	}
+	if err := value.check(); err != nil {
+		return false, damaged(path, err)
 	}
 	return true, nil
 }

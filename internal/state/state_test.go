@@ -1,16 +1,19 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/liveapply/liveapply/internal/ostree"
 )
@@ -66,38 +69,165 @@ func TestStampHasTheFieldsThatOthersRelyOn(t *testing.T) {
 	}
 }
 
-func TestWithoutStampTheBootedCommitIsLive(t *testing.T) {
+func TestNewStampSaysThatTheBootedCommitIsLive(t *testing.T) {
 	deployment := ostree.Deployment{Commit: checksum(t, "a")}
-	stamp, err := testDirs(t).Stamp(deployment)
-	if err != nil {
-		t.Fatal(err)
+	if stamp, err := testDirs(t).Stamp(deployment); stamp != nil || err != nil {
+		t.Errorf("got %+v, %v where there is none", stamp, err)
 	}
-	if stamp.Live != deployment.Commit || stamp.IsApplied() {
+	if stamp := NewStamp(deployment); stamp.Live != deployment.Commit || stamp.IsApplied() {
 		t.Errorf("got live %s, applied %v", stamp.Live, stamp.IsApplied())
 	}
 }
 
-func TestDamagedStateIsSaidWithItsPathAndAWayOut(t *testing.T) {
-	for name, content := range map[string]string{"empty": "", "noise": "\x00\xff", "cut": `{"version": 1, "bo`, "other version": `{"version": 2}`} {
-		t.Run(name, func(t *testing.T) {
-			d := testDirs(t)
-			deployment := ostree.Deployment{Commit: checksum(t, "a")}
-			path := d.stampPath(deployment)
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			_, err := d.Stamp(deployment)
-			if err == nil {
-				t.Fatal("no error")
-			}
-			if message := err.Error(); !strings.Contains(message, path) || !strings.Contains(message, "liveapply-reset.service") && !strings.Contains(message, "reboot") {
-				t.Errorf("got %q, want it to name %s and a way out", message, path)
-			}
-		})
+// damages are ways in which a file can be other than it was written.
+var damages = map[string]string{"empty": "", "noise": "\x00\xff", "cut": `{"version": 1, "bo`, "something else": "{}", "nothing": "null"}
+
+// stateFiles are the files of the state below /run, each with a way to read it.
+func stateFiles(d Dirs, deployment ostree.Deployment) map[string]func() error {
+	return map[string]func() error{
+		d.stampPath(deployment): func() error { _, err := d.Stamp(deployment); return err },
+		d.transactionPath():     func() error { _, err := d.Transaction(); return err },
+		d.planPath():            func() error { _, err := d.Plan(&Transaction{ID: "id"}); return err },
+		d.stagingPath():         func() error { _, err := d.Staging(); return err },
 	}
+}
+
+func writeFile(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDamagedStateIsSaidWithItsPathAndAWayOut(t *testing.T) {
+	d := testDirs(t)
+	for path, read := range stateFiles(d, ostree.Deployment{Commit: checksum(t, "a")}) {
+		for name, content := range damages {
+			t.Run(filepath.Base(path)+" "+name, func(t *testing.T) {
+				writeFile(t, path, content)
+				err := read()
+				if !errors.Is(err, ErrDamaged) {
+					t.Fatalf("got %v, want ErrDamaged", err)
+				}
+				if message := err.Error(); !strings.Contains(message, path) || !strings.Contains(message, "liveapplyctl reset") {
+					t.Errorf("got %q, want it to name %s and a way out", message, path)
+				}
+			})
+		}
+	}
+}
+
+func TestStampOfAnotherVersionIsNotDamaged(t *testing.T) {
+	d := testDirs(t)
+	deployment := ostree.Deployment{Commit: checksum(t, "a")}
+	path := d.stampPath(deployment)
+	writeFile(t, path, strings.ReplaceAll(`{"version": 2, "booted": "C", "live": "C"}`, "C", strings.Repeat("a", 64)))
+	if _, err := d.Stamp(deployment); err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDamagedOutcomeIsNone(t *testing.T) {
+	d := testDirs(t)
+	for name, content := range damages {
+		writeFile(t, d.outcomePath("request"), content)
+		if outcome, err := d.TakeOutcome("request"); outcome != nil || err != nil {
+			t.Errorf("%s: got %+v, %v", name, outcome, err)
+		}
+	}
+}
+
+func TestResetTakesThePlaceOfADamagedTransaction(t *testing.T) {
+	d := testDirs(t)
+	writeFile(t, d.transactionPath(), "noise")
+	if _, err := d.Claim(context.Background(), "request", nil); !errors.Is(err, ErrDamaged) {
+		t.Errorf("another request: got %v, want ErrDamaged", err)
+	}
+	if reset, err := d.Claim(context.Background(), ResetRequest, nil); err != nil || reset.Request != ResetRequest {
+		t.Errorf("got %+v, %v", reset, err)
+	}
+}
+
+// What is accepted is what was written: written again, it is read as the same.
+func FuzzState(f *testing.F) {
+	c := "\"" + strings.Repeat("a", 64) + "\""
+	for _, content := range []string{
+		`{"version":1,"booted":` + c + `,"live":` + c + `,"previous":"","target":"","phase":"","transaction":"","transient":true,"applied":"2026-11-21T10:00:00Z","layers":["/a"],"reboot_required":["kernel"]}`,
+		`{"transaction":"id","request":"os/debian","from":` + c + `,"target":` + c + `,"started":"2026-11-21T10:00:00.5Z","phases":[{"name":"etc","seconds":0.5}],"staged":{"commit":` + c + `,"origin":"[origin]","staging":{"commit":` + c + `}}}`,
+		`{"transaction":"id","target":` + c + `,"layers":["/a"],"reload":{"units":true},"etc":{"changes":[{"path":"a/b","text":"YQ=="}]}}`,
+		`{"commit":` + c + `,"replaced":"","replaced_origin":"[origin]\nrefspec=a\n"}`,
+		`{"result":"refused","reason":"why","phase":"prepare"}`,
+		`{"transaction":"id","from":` + c + `,"target":` + c + `,"result":"applied","phases":[]}`,
+	} {
+		f.Add([]byte(content))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		for _, value := range []interface{ check() error }{&Stamp{}, &Transaction{}, &Plan{}, &Staging{}, &Outcome{}} {
+			path := filepath.Join(t.TempDir(), "file")
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			found, err := readJSON(path, value)
+			if err != nil && !errors.Is(err, ErrDamaged) {
+				t.Fatal(err)
+			}
+			if !found {
+				continue
+			}
+			if err := writeJSON(path, 0o600, value); err != nil {
+				t.Fatalf("what was read cannot be written: %v", err)
+			}
+			again := reflect.New(reflect.TypeOf(value).Elem()).Interface().(interface{ check() error })
+			if _, err := readJSON(path, again); err != nil {
+				t.Fatalf("what was written cannot be read: %v", err)
+			}
+			if diff := cmp.Diff(value, again, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("-written +read:\n%s", diff)
+			}
+		}
+	})
+}
+
+// Whatever the history holds, a line is added to it once, and nothing else changes.
+func FuzzHistory(f *testing.F) {
+	for _, content := range []string{"", "\n", "{}\n", `{"transaction":"one"}` + "\n", `{"transaction":"two"}`, "noise\x00\xff\n\n"} {
+		f.Add([]byte(content))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		d := Dirs{Lib: t.TempDir()}
+		path := filepath.Join(d.Lib, "history.jsonl")
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		entry := NewEntry(&Transaction{ID: "mine"}, Applied, "")
+		var after []byte
+		for range 2 {
+			if err := d.AppendHistory(entry); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after == nil {
+				after = got
+			}
+			if !bytes.Equal(got, after) {
+				t.Errorf("the second time it became %q", got)
+			}
+		}
+		rest, had := bytes.CutPrefix(after, content)
+		if !had {
+			t.Fatalf("%q became %q", content, after)
+		}
+		var last Entry
+		if err := json.Unmarshal(bytes.TrimSpace(rest), &last); len(bytes.TrimSpace(rest)) > 0 && (err != nil || last.Transaction != "mine") {
+			t.Errorf("added was %q (%v)", rest, err)
+		}
+	})
 }
 
 func TestSecondClaimWaitsForTheFirstToEnd(t *testing.T) {
@@ -205,7 +335,7 @@ func TestOutcomeIsTakenOnce(t *testing.T) {
 
 func TestPlanOfAnotherTransactionIsNotUsed(t *testing.T) {
 	d := testDirs(t)
-	if err := d.WritePlan(&Plan{Transaction: "one"}); err != nil {
+	if err := d.WritePlan(&Plan{Transaction: "one", From: checksum(t, "a"), Target: checksum(t, "a")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Plan(&Transaction{ID: "one"}); err != nil {
@@ -231,7 +361,8 @@ func TestWatchStampShowsEachPhase(t *testing.T) {
 			cancel()
 			return
 		}
-		if err := d.WriteStamp(deployment, &Stamp{Phase: next[0]}); err != nil {
+		stamp.Phase = next[0]
+		if err := d.WriteStamp(deployment, stamp); err != nil {
 			t.Error(err)
 		}
 		next = next[1:]

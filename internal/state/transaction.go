@@ -48,6 +48,14 @@ type StagedBefore struct {
 // ResetRequest is the request of a transaction that goes back to the booted tree; it is no valid ref name.
 const ResetRequest = "(reset)"
 
+// check refuses what no WriteTransaction has written.
+func (t *Transaction) check() error {
+	if t.ID == "" || t.Request == "" {
+		return errors.New("it does not say what was requested")
+	}
+	return nil
+}
+
 // Begin appends a phase that starts now; a phase that runs again after it was killed replaces its first run.
 func (t *Transaction) Begin(phase string) {
 	run := PhaseRun{Name: phase, Started: time.Now().UTC()}
@@ -92,9 +100,17 @@ func (d Dirs) EndTransaction() error {
 	return nil
 }
 
+// AwaitEnd waits until no transaction is under way, or ctx is done.
+func (d Dirs) AwaitEnd(ctx context.Context) error {
+	if err := awaitRemoval(ctx, d.transactionPath()); err != nil {
+		return fmt.Errorf("waiting for the end of a transaction: %w", err)
+	}
+	return nil
+}
+
 // Claim begins a transaction for a request, or returns the one that this same request has begun before (its phase
 // was killed and runs again). If another one is under way it calls waiting once and waits until that has ended or ctx is
-// done.
+// done. A reset takes the place of one whose file is damaged; for others that is an error.
 func (d Dirs) Claim(ctx context.Context, request string, waiting func(*Transaction)) (*Transaction, error) {
 	told := false
 	for {
@@ -124,6 +140,9 @@ func (d Dirs) tryClaim(request string) (*Transaction, error) {
 		return nil, fmt.Errorf("claiming the machine for a transaction: %s: %w", lock.Name(), err)
 	}
 	current, err := d.Transaction()
+	if errors.Is(err, ErrDamaged) && request == ResetRequest {
+		current, err = nil, nil
+	}
 	if err != nil || current != nil {
 		return current, err
 	}

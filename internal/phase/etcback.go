@@ -1,0 +1,126 @@
+package phase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// EtcRevert takes all changes of /etc back when the machine shuts down, before libostree merges /etc into the staged
+// deployment. The transaction, if one is under way, has been stopped by then.
+func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
+	_, err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit})
+	return err
+}
+
+// takeBackEtc makes /etc what it was before the first application, but for what was changed locally since. Without a journal that can
+// be read it goes by the defaults.
+func (m *Machine) takeBackEtc(ctx context.Context, t *state.Transaction) (*etcmerge.Result, error) {
+	storage, err := m.openStorage()
+	if err != nil {
+		return nil, err
+	}
+	defer storage.Close()
+	status("taking back the changes of /etc")
+	result, err := etcmerge.Reset(ctx, storage.etcDirs())
+	if errors.Is(err, etcmerge.ErrDamaged) {
+		if err = storage.abandonJournal(err); err == nil {
+			result = &etcmerge.Result{}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if storage.isJournalAbandoned() {
+		if result, err = storage.takeBackByDefaults(ctx); err != nil {
+			return nil, err
+		}
+	}
+	logKept(t, result.Kept)
+	return result, nil
+}
+
+// abandonedJournal is where a damaged journal goes, beside its place, until /etc has been taken back without it: by that name, a way back
+// that was interrupted is known.
+func (s *storage) abandonedJournal() string { return s.etcDirs().Store + ".damaged" }
+
+func (s *storage) isJournalAbandoned() bool {
+	_, err := os.Lstat(s.abandonedJournal())
+	return err == nil
+}
+
+// abandonJournal puts a damaged journal aside; if it was made while there was one aside, it goes.
+func (s *storage) abandonJournal(damage error) error {
+	warn("%v", damage)
+	if s.isJournalAbandoned() {
+		return layer.Remove(s.etcDirs().Store)
+	}
+	if err := os.Rename(s.etcDirs().Store, s.abandonedJournal()); err != nil {
+		return fmt.Errorf("putting the damaged journal aside: %w", err)
+	}
+	return nil
+}
+
+// takeBackByDefaults is the way back without a journal: what /etc has just as the defaults of a live commit have it becomes what the booted
+// commit's have. Accounts that systemd-sysusers has made stay.
+func (s *storage) takeBackByDefaults(ctx context.Context) (*etcmerge.Result, error) {
+	warn("taking /etc back by the defaults of the commits; accounts that were made for them stay")
+	if err := s.openRepo(); err != nil {
+		return nil, err
+	}
+	commits, err := s.livedCommits()
+	if err != nil {
+		return nil, err
+	}
+	booted, err := s.tree(s.machine.Booted.Commit, etcTree)
+	if err != nil {
+		return nil, err
+	}
+	all := &etcmerge.Result{}
+	for _, commit := range commits {
+		defaults, err := s.tree(commit, etcTree)
+		if err != nil {
+			return nil, fmt.Errorf("%w; compare /etc with /usr/etc (ostree admin config-diff), copy back what is needed, and remove %s", err, s.abandonedJournal())
+		}
+		plan, err := etcmerge.MakePlan(ctx, s.Repo, defaults, booted, s.etcDirs())
+		if err != nil {
+			return nil, err
+		}
+		result, err := etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs())
+		if err != nil {
+			return nil, err
+		}
+		all.Restored = append(all.Restored, result.Changed...)
+		all.Kept = append(all.Kept, result.Kept...)
+		// Nobody wants to take that back: from here on it is as it was before.
+		if err := layer.Remove(s.etcDirs().Store); err != nil {
+			return nil, err
+		}
+	}
+	return all, layer.Remove(s.abandonedJournal())
+}
+
+// livedCommits are those whose defaults may be in /etc: a layer is there of each.
+func (s *storage) livedCommits() ([]ostree.Checksum, error) {
+	layers, err := os.ReadDir(s.layersDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("looking for what was live: %w", err)
+	}
+	var commits []ostree.Checksum
+	for _, entry := range layers {
+		commit, err := ostree.ParseChecksum(strings.TrimSuffix(entry.Name(), ".new"))
+		if err == nil && !slices.Contains(commits, commit) {
+			commits = append(commits, commit)
+		}
+	}
+	return commits, nil
+}

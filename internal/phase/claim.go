@@ -47,6 +47,13 @@ func (m *Machine) claim(ctx context.Context, request string) (*state.Transaction
 	if err != nil {
 		return nil, err
 	}
+	if live, err := m.Live(); err != nil {
+		return nil, err
+	} else if live != m.Booted.Commit {
+		if err := services.StopWatch(ctx); err != nil {
+			return nil, err
+		}
+	}
 	// How an earlier transaction of the same request ended, which nobody asked for: its unit was stopped.
 	if _, err := m.State.TakeOutcome(request); err != nil {
 		return nil, err
@@ -68,7 +75,11 @@ func (m *Machine) finishInterrupted(ctx context.Context, t *state.Transaction, r
 		}
 	}
 	warn("the transaction of %s was interrupted: starting %s first", t.Request, services.RollbackUnit(t.Request))
-	return systemd.Start(ctx, services.RollbackUnit(t.Request))
+	if err := systemd.Start(ctx, services.RollbackUnit(t.Request)); err != nil {
+		return err
+	}
+	_, err = m.State.TakeOutcome(t.Request) // there is nobody to tell any more
+	return err
 }
 
 // replaceDamaged makes way for a request where the file of the transaction is damaged. The phases that still run fail for that, and their

@@ -74,7 +74,6 @@ func (m *Machine) Live() (ostree.Checksum, error) {
 	return ostree.ParseChecksum(usr.Live)
 }
 
-
 // IsClean tells whether there is nothing that a reset would take back: nothing is live, and nothing was interrupted.
 func (m *Machine) IsClean() (bool, error) {
 	live, err := m.Live()

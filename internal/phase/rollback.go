@@ -149,8 +149,10 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 			return err
 		}
 	}
-	if err := m.showUnits(ctx, t.Switched); err != nil {
-		return err
+	if t.Switched && t.From == m.Booted.Commit {
+		if err := services.StopLive(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.dropLayers(t.From); err != nil {
 		return err
@@ -169,20 +171,6 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		return err
 	}
 	return m.conclude(t, outcome)
-}
-
-// showUnits brings the units that are active while something is live to what is live again.
-func (m *Machine) showUnits(ctx context.Context, switched bool) error {
-	live, err := m.Live()
-	switch {
-	case err != nil:
-		return err
-	case live != m.Booted.Commit:
-		return services.StartLive(ctx)
-	case switched:
-		return services.StopLive(ctx)
-	}
-	return nil
 }
 
 // reloadAfterSwitchBack reloads what the services phase has, or would have.

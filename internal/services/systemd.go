@@ -34,14 +34,14 @@ func (s *Systemd) Close() { s.conn.Close() }
 // ResetUnit goes back to the booted tree.
 const ResetUnit = "liveapply-reset.service"
 
-// liveTarget is reached when a tree has been applied, and active while it is live.
-const liveTarget = "liveapply.target"
-
 // etcRevertUnit takes the changes of /etc back when it is stopped, at shutdown at the latest.
 const etcRevertUnit = "liveapply-etc-revert.service"
 
+// recoverPath watches the stamp, between transactions.
+const recoverPath = "liveapply-recover.path"
+
 // liveUnits are active while a tree other than the booted one is live.
-var liveUnits = []string{liveTarget, etcRevertUnit}
+var liveUnits = []string{"liveapply.target", recoverPath, etcRevertUnit}
 
 // StartEtcRevert makes sure that changes of /etc will be taken back at shutdown. No unit of a transaction requires it: it would be
 // started for one that is refused, and stopping it after a rollback would stop a transaction that waits for its turn.
@@ -54,14 +54,14 @@ func StartEtcRevert(ctx context.Context) error {
 	return systemd.Start(ctx, etcRevertUnit)
 }
 
-// StartLive starts them again after a transaction that was rolled back to such a tree.
-func StartLive(ctx context.Context) error {
+// StopWatch stops watching the stamp: a transaction, which changes it in every phase, begins.
+func StopWatch(ctx context.Context) error {
 	systemd, err := Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
-	return systemd.Start(ctx, liveTarget)
+	return systemd.Stop(ctx, recoverPath)
 }
 
 // StopLive stops the units that are active while a tree other than the booted one is live.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -75,12 +76,31 @@ func (d Dirs) WriteStamp(deployment ostree.Deployment, stamp *Stamp) error {
 	if stamp.RebootRequired == nil {
 		stamp.RebootRequired = []string{}
 	}
-	return writeJSON(path, 0o644, stamp)
+	if err := writeJSON(path, 0o644, stamp); err != nil {
+		return err
+	}
+	return d.linkStamp(path)
 }
+
+// linkStamp makes a link to the stamp that has the same name whatever is booted: liveapply-recover.path watches it.
+func (d Dirs) linkStamp(path string) error {
+	err := os.Symlink(path, d.stampLink())
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("writing the stamp: %w", err)
+	}
+	return nil
+}
+
+func (d Dirs) stampLink() string { return filepath.Join(d.Run, "stamp") }
 
 // RemoveStamp removes the stamp: nothing is applied, and no transaction is under way.
 func (d Dirs) RemoveStamp(deployment ostree.Deployment) error {
-	return remove(d.stampPath(deployment))
+	for _, path := range []string{d.stampLink(), d.stampPath(deployment)} {
+		if err := remove(path); err != nil {
+			return fmt.Errorf("removing the stamp: %w", err)
+		}
+	}
+	return nil
 }
 
 func (d Dirs) stampPath(deployment ostree.Deployment) string {

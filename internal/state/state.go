@@ -13,7 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 )
 
 // Dirs are the directories that hold the state; tests give their own.
@@ -41,16 +41,36 @@ func (d Dirs) Make() error {
 	return nil
 }
 
-// writeJSON replaces the file at path. Syncing it is for what has to survive a power cut; nothing in /run has to.
+// writeJSON replaces the file at path. Nothing is synced: it is in /run.
 func writeJSON(path string, mode os.FileMode, value any) error {
 	content, err := json.Marshal(value)
+	if err == nil {
+		err = replace(path, mode, append(content, '\n'))
+	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	if err := renameio.WriteFile(path, append(content, '\n'), mode, renameio.WithTempDir(filepath.Dir(path)), renameio.IgnoreUmask()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
 	return nil
+}
+
+// replace writes a file aside and renames it. What a killed writer leaves is overwritten by the next one, or goes with the file.
+func replace(path string, mode os.FileMode, content []byte) error {
+	file, err := os.OpenFile(aside(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, mode)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := file.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err := file.Write(content); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), path)
+}
+
+func aside(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 }
 
 // ErrDamaged tells that a file does not hold what was written to it.
@@ -79,10 +99,12 @@ func readJSON(path string, value interface{ check() error }) (bool, error) {
 	return true, nil
 }
 
-// remove deletes the file at path, if there is one.
+// remove deletes the file at path, if there is one, and what a killed writer of it has left.
 func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, name := range []string{path, aside(path)} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }

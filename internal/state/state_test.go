@@ -52,6 +52,9 @@ func TestStampHasTheFieldsThatOthersRelyOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if link, err := os.ReadFile(filepath.Join(d.Run, "stamp")); err != nil || !bytes.Equal(link, content) {
+		t.Errorf("by its other name it is %q (%v)", link, err)
+	}
 	var got map[string]any
 	if err := json.Unmarshal(content, &got); err != nil {
 		t.Fatal(err)

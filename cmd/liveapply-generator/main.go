@@ -1,0 +1,70 @@
+// Command liveapply-generator is a systemd.generator(7): it makes, at boot and at every daemon-reload, what depends on the state of
+// the machine. Where nothing was booted from OSTree, that is nothing.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// unitDir is where the units are installed; set by the build.
+var unitDir = "/usr/lib/systemd/system"
+
+func main() {
+	// The boot must not suffer: an error is told where one is looked for before there is a journal, and that is all.
+	if len(os.Args) != 4 {
+		fmt.Fprintf(os.Stderr, "usage: %s NORMAL-DIR EARLY-DIR LATE-DIR\nstarted by systemd, see systemd.generator(7)\n", os.Args[0])
+		os.Exit(2)
+	}
+	if err := generate("/", os.Args[1]); err != nil {
+		tell(err)
+	}
+}
+
+// generate writes units for the system at root into dir.
+func generate(root, dir string) error {
+	_, err := os.Lstat(filepath.Join(root, "run/ostree-booted"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking for what was booted: %w", err)
+	}
+	return recoverAtBoot(root, dir)
+}
+
+// recoverAtBoot has liveapply-recover.service started if an earlier boot has left something to recover.
+func recoverAtBoot(root, dir string) error {
+	leftovers, err := filepath.Glob(filepath.Join(root, "ostree/deploy/*/backing/*/liveapply"))
+	if err != nil || len(leftovers) == 0 {
+		return err
+	}
+	return want(dir, "sysinit.target", "liveapply-recover.service")
+}
+
+// want has a unit started with another one.
+func want(dir, by, unit string) error {
+	wants := filepath.Join(dir, by+".wants")
+	if err := os.MkdirAll(wants, 0o755); err != nil {
+		return fmt.Errorf("having %s started: %w", unit, err)
+	}
+	if err := os.Symlink(filepath.Join(unitDir, unit), filepath.Join(wants, unit)); err != nil {
+		return fmt.Errorf("having %s started: %w", unit, err)
+	}
+	return nil
+}
+
+// tell writes an error to the kernel's log, with the priority of sd-daemon(3), or, in a container, to standard error.
+func tell(err error) {
+	message := fmt.Sprintf("<3>liveapply-generator: %v\n", err)
+	kmsg, openErr := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+	if openErr != nil {
+		fmt.Fprint(os.Stderr, message)
+		return
+	}
+	defer kmsg.Close()
+	fmt.Fprint(kmsg, message)
+}

@@ -37,6 +37,11 @@ func (m *Machine) claim(ctx context.Context, request string) (*state.Transaction
 	case err == nil && current != nil && (current.Request != request || current.Switched):
 		// Of the same request, what was switched already is rolled back: prepare begins from what was live before.
 		err = m.finishInterrupted(ctx, current, request)
+		if err != nil && ctx.Err() == nil && request == state.ResetRequest {
+			// A reset takes all back, whatever stands in the way of taking back a part.
+			warn("%v; going back to the booted tree all the same", err)
+			err = m.State.EndTransaction()
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -145,10 +145,10 @@ func (s *storage) dropLayers(keep ostree.Checksum) error {
 // tidy removes the directories of the booted deployment that have nothing in them any more.
 func (s *storage) tidy() error {
 	pending, err := etcmerge.Pending(s.etcDirs())
-	if err != nil {
+	if err != nil && !errors.Is(err, etcmerge.ErrDamaged) {
 		return err
 	}
-	if !pending {
+	if err == nil && !pending { // with a damaged one, it is not known
 		if err := layer.Remove(s.etcDirs().Store); err != nil {
 			return err
 		}

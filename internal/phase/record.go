@@ -68,6 +68,11 @@ func (m *Machine) conclude(t *state.Transaction, outcome state.Outcome) error {
 	if err := m.State.SetOutcome(t.Request, outcome); err != nil {
 		return err
 	}
+	return m.release()
+}
+
+// release removes what the phases of a transaction hand over to each other, and lets the next one begin.
+func (m *Machine) release() error {
 	if err := m.State.RemovePlan(); err != nil {
 		return err
 	}

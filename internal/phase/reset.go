@@ -87,7 +87,7 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 	if err := m.State.RemoveStamp(m.Booted); err != nil {
 		return err
 	}
-	return m.State.EndTransaction()
+	return m.release()
 }
 
 // unstage drops the staged deployment that is liveapply's own.

@@ -46,7 +46,7 @@ func (s *Stamp) check() error {
 
 // NewStamp is the stamp of a deployment on which nothing is applied: the booted commit is live.
 func NewStamp(deployment ostree.Deployment) *Stamp {
-	return &Stamp{Version: stampVersion, Booted: deployment.Commit, Live: deployment.Commit}
+	return &Stamp{Version: stampVersion, Booted: deployment.Commit, Live: deployment.Commit, Layers: []string{}, RebootRequired: []string{}}
 }
 
 // Stamp reads the stamp of a deployment; nil if there is none.
@@ -70,12 +70,9 @@ func (d Dirs) WriteStamp(deployment ostree.Deployment, stamp *Stamp) error {
 		return fmt.Errorf("writing the stamp: %w", err)
 	}
 	stamp.Version = stampVersion
-	if stamp.Layers == nil {
-		stamp.Layers = []string{}
-	}
-	if stamp.RebootRequired == nil {
-		stamp.RebootRequired = []string{}
-	}
+	// Empty lists, not null, for those who read it.
+	stamp.Layers = append([]string{}, stamp.Layers...)
+	stamp.RebootRequired = append([]string{}, stamp.RebootRequired...)
 	if err := writeJSON(path, 0o644, stamp); err != nil {
 		return err
 	}

@@ -154,3 +154,20 @@ func TestNothingRecoversWhereNothingIsLost(t *testing.T) {
 	m.Reboot()
 	requireNeverRun()
 }
+
+func TestResetWorksWhereARollbackDoesNot(t *testing.T) {
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	v2 := derived(t, m, v1, labRelease("2"))
+	before := factsOf(t, m)
+	dropIn(m, "liveapply-services@.service", "ExecStartPost=/bin/false")
+	dropIn(m, "liveapply-rollback@.service", "ExecStart=\nExecStart=/bin/false")
+	equal(t, "exit status", tryApply(m, v2).Code, 1)
+	reset(t, m)
+	equal(t, "the last transaction", lastTransaction(t, m).Result, "reset")
+	removeDropIns(m)
+	m.Run("systemctl", "reset-failed", "liveapply*")
+	forgetOutcomes(m)
+	requireSame(t, m, before)
+}

@@ -30,11 +30,16 @@ func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if *asJSON {
 			return json.NewEncoder(os.Stdout).Encode(stamp)
 		}
-		return printStatus(os.Stdout, stamp)
+		last, err := machine.State.LastEntry()
+		if err != nil {
+			return err
+		}
+		return printStatus(os.Stdout, stamp, last)
 	}
 }
 
-func printStatus(w io.Writer, stamp *state.Stamp) error {
+// printStatus shows a stamp, and the last transaction if that failed.
+func printStatus(w io.Writer, stamp *state.Stamp, last *state.Entry) error {
 	table := tabwriter.NewWriter(w, 0, 8, 1, ' ', 0)
 	fmt.Fprintf(table, "Booted:\t%s\n", stamp.Booted)
 	if stamp.IsApplied() {
@@ -49,6 +54,9 @@ func printStatus(w io.Writer, stamp *state.Stamp) error {
 	}
 	if stamp.Phase != "" {
 		fmt.Fprintf(table, "Under way:\t%s, to %s\n", stamp.Phase, stamp.Target)
+	}
+	if last != nil && last.Reason != "" && stamp.Phase == "" {
+		fmt.Fprintf(table, "Last failure:\t%s, of %s: %s\n", last.Result, last.Started.Local().Format(time.DateTime), last.Reason)
 	}
 	return table.Flush()
 }

@@ -3,9 +3,12 @@ package state
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -74,19 +77,50 @@ func (d Dirs) AppendHistory(e Entry) error {
 	return file.Sync()
 }
 
+// LastEntry returns what the history tells of the last transaction; nil if nothing. Lines that are damaged are left out.
+func (d Dirs) LastEntry() (*Entry, error) {
+	file, err := os.Open(filepath.Join(d.Lib, "history.jsonl"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the history: %w", err)
+	}
+	defer file.Close()
+	tail, err := readTail(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the history: %w", err)
+	}
+	lines := bytes.Split(tail, []byte{'\n'})
+	for _, line := range slices.Backward(lines) {
+		entry := &Entry{}
+		if json.Unmarshal(line, entry) == nil && entry.Result != "" {
+			return entry, nil
+		}
+	}
+	return nil, nil
+}
+
 // historyTail is more than a line of the history takes, in bytes.
 const historyTail = 1 << 20
 
 // lastLine returns the last line of a file, and whether its end is missing.
 func lastLine(file *os.File) (line []byte, torn bool, err error) {
-	info, err := file.Stat()
-	if err != nil || info.Size() == 0 {
-		return nil, false, err
-	}
-	tail := make([]byte, min(info.Size(), historyTail))
-	if _, err := file.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
+	tail, err := readTail(file)
+	if err != nil || len(tail) == 0 {
 		return nil, false, err
 	}
 	line, ended := bytes.CutSuffix(tail, []byte{'\n'})
 	return line[bytes.LastIndexByte(line, '\n')+1:], !ended, nil
+}
+
+// readTail returns the end of a file.
+func readTail(file *os.File) ([]byte, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	tail := make([]byte, min(info.Size(), historyTail))
+	_, err = file.ReadAt(tail, info.Size()-int64(len(tail)))
+	return tail, err
 }

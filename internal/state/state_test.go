@@ -321,6 +321,33 @@ func TestHistoryContinuesOnANewLineAfterATornOne(t *testing.T) {
 	}
 }
 
+func TestLastEntryIsTheLastThatCanBeRead(t *testing.T) {
+	d := testDirs(t)
+	if entry, err := d.LastEntry(); entry != nil || err != nil {
+		t.Errorf("without a history: got %+v, %v", entry, err)
+	}
+	for _, content := range []string{"", "noise\n", "{}\n"} {
+		writeFile(t, filepath.Join(d.Lib, "history.jsonl"), content)
+		if entry, err := d.LastEntry(); entry != nil || err != nil {
+			t.Errorf("%q: got %+v, %v", content, entry, err)
+		}
+	}
+	for _, id := range []string{"one", "two"} {
+		if err := d.AppendHistory(NewEntry(&Transaction{ID: id}, Refused, "why")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(d.Lib, "history.jsonl")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, path, string(content)+`{"transaction": "torn`)
+	if entry, err := d.LastEntry(); err != nil || entry == nil || entry.Transaction != "two" || entry.Reason != "why" {
+		t.Errorf("got %+v, %v", entry, err)
+	}
+}
+
 func TestOutcomeIsTakenOnce(t *testing.T) {
 	d := testDirs(t)
 	request := "remote:os/debian/13"

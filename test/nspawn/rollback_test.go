@@ -126,6 +126,7 @@ func requireRolledBack(t *testing.T, m *nspawn.Machine, live, target string) {
 	if !strings.Contains(message, target) || !strings.Contains(message, last.Reason) {
 		t.Errorf("the journal says %q, want the commit and %q", message, last.Reason)
 	}
+	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"Last failure:", last.Reason})
 }
 
 // When record has set its mark, the target is live: what is left to do is then done by the rollback.

@@ -3,6 +3,7 @@
 package nspawn_test
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -170,4 +171,39 @@ func TestResetWorksWhereARollbackDoesNot(t *testing.T) {
 	m.Run("systemctl", "reset-failed", "liveapply*")
 	forgetOutcomes(m)
 	requireSame(t, m, before)
+}
+
+// A staged deployment gets its /etc from the administrator's own, also if the machine is shut down in the midst of an application of
+// another commit.
+func TestShutdownInTheMidstOfAnApplication(t *testing.T) {
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	m.Run("mkdir", "-p", "/var/log/journal")
+	m.Run("journalctl", "--flush")
+	makeTransient(m)
+	m.Write("/etc/lab/edited", "mine\n")
+	release := 1
+	for _, phase := range []string{"etc", "services"} {
+		t.Run("after "+phase, func(t *testing.T) {
+			m := m.For(t)
+			number := func(n int) string { return strconv.Itoa(release + n) }
+			booted := m.BootedCommit()
+			applied := derived(t, m, booted, labRelease(number(1)))
+			staged := derived(t, m, booted, labRelease(number(2)))
+			m.Stage(staged)
+			holdAfter(t, m, phase, applied)
+			equal(t, "/etc/lab/default in the midst", m.Read("/etc/lab/default"), number(1)+"\n")
+			m.Write("/etc/lab/own", phase)
+			m.Reboot()
+			equal(t, "booted commit", m.BootedCommit(), staged)
+			equal(t, "/etc/lab/default", m.Read("/etc/lab/default"), number(2)+"\n")
+			equal(t, "/etc/lab/edited", m.Read("/etc/lab/edited"), "mine\n")
+			equal(t, "/etc/lab/own", m.Read("/etc/lab/own"), phase)
+			equal(t, "a file of the applied release", m.Exists("/etc/lab/only-in-"+number(1)), false)
+			requireNothingLeft(t, m)
+			requireRevertedBeforeMerge(t, m)
+			release += 2
+		})
+	}
 }

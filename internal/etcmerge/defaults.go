@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -90,7 +91,7 @@ func contentChecksum(repo *ostree.Repo, c ostree.Checksum) (ostree.Checksum, err
 	defer f.Close()
 	sum, err := checksumOf(f)
 	if err != nil {
-		return sum, fmt.Errorf("read object %s.file of the OSTree repo %s: %w", c, repo.Path(), err)
+		return sum, fmt.Errorf("read object %s.file of the OSTree repo %s: %w", c, repo.Name(), err)
 	}
 	return sum, nil
 }
@@ -102,7 +103,7 @@ func openObject(repo *ostree.Repo, c ostree.Checksum) (*os.File, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open object %s.file of the OSTree repo %s: %w", c, repo.Path(), err)
+			return nil, fmt.Errorf("open object %s.file of the OSTree repo %s: %w", c, repo.Name(), err)
 		}
 		return os.NewFile(uintptr(fd), repo.FilePath(c)), nil
 	}
@@ -111,20 +112,11 @@ func openObject(repo *ostree.Repo, c ostree.Checksum) (*os.File, error) {
 // touched tells whether the administrator changed an entry of a directory or added one. It is what decides over the directory's own
 // mode and owner: libostree copies those along with each such entry (ensure_directory_from_template), and otherwise takes the new default's.
 func (m *merge) touched(path string, old ostree.Entry) (bool, error) {
-	defaults, err := m.repo.Dirtree(old.Checksum)
-	if err != nil {
-		return false, err
-	}
-	names, err := m.etc.names(path)
-	if err != nil {
-		return false, err
+	names, defaults, err := m.compare(path, old)
+	if err != nil || hasOther(names, defaults) { // the cheap question first
+		return err == nil, err
 	}
 	for _, name := range names {
-		if defaults.Entry(name).Kind == ostree.KindNone {
-			return true, nil
-		}
-	}
-	for _, name := range names { // the cheap question was asked first
 		child := join(path, name)
 		p, err := m.etc.stat(child)
 		if err != nil {
@@ -140,20 +132,21 @@ func (m *merge) touched(path string, old ostree.Entry) (bool, error) {
 
 // hasAdded tells whether a directory has an entry that its default has not.
 func (m *merge) hasAdded(path string, old ostree.Entry) (bool, error) {
-	defaults, err := m.repo.Dirtree(old.Checksum)
-	if err != nil {
-		return false, err
+	names, defaults, err := m.compare(path, old)
+	return err == nil && hasOther(names, defaults), err
+}
+
+// compare returns what a directory has, and what its default has.
+func (m *merge) compare(path string, old ostree.Entry) (names []string, defaults *ostree.Dirtree, err error) {
+	if defaults, err = m.repo.Dirtree(old.Checksum); err != nil {
+		return nil, nil, err
 	}
-	names, err := m.etc.names(path)
-	if err != nil {
-		return false, err
-	}
-	for _, name := range names {
-		if defaults.Entry(name).Kind == ostree.KindNone {
-			return true, nil
-		}
-	}
-	return false, nil
+	names, err = m.etc.names(path)
+	return names, defaults, err
+}
+
+func hasOther(names []string, defaults *ostree.Dirtree) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return defaults.Entry(name).Kind == ostree.KindNone })
 }
 
 // sameDir tells whether a directory's attributes are all as wanted. What the system labels by itself does not count if

@@ -184,27 +184,6 @@ func TestPlanSaysWhatChangesAndWhatStays(t *testing.T) {
 	wantPaths(t, "local", local, "added both", "deleted deleted", "content gone", "changed mine", "retyped retyped")
 }
 
-func TestLdCacheThatWasMadeHereIsToBeMadeAgain(t *testing.T) {
-	for _, c := range []struct {
-		name, v1, local string
-		want            bool
-	}{
-		{"default", "echo a > ld.so.cache", "true", false},
-		{"changed", "echo a > ld.so.cache", "echo l > ld.so.cache", true},
-		{"deleted", "echo a > ld.so.cache", "rm ld.so.cache", false},
-		{"made", "true", "echo l > ld.so.cache", true},
-		{"none", "true", "true", false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			l := newTestLab(t, c.v1, "echo b > other")
-			l.local(c.local)
-			if got := l.plan("v1", "v2").RebuildLdCache; got != c.want {
-				t.Errorf("RebuildLdCache is %t, want %t", got, c.want)
-			}
-		})
-	}
-}
-
 func TestTreeWithoutEtcIsRefused(t *testing.T) {
 	l := newTestLab(t, "echo a > a", "cd ..; rm -r etc; mkdir -p share")
 	if err := os.MkdirAll(filepath.Join(l.root, "tree/usr/etc"), 0o755); err != nil {

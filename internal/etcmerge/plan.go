@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -15,9 +14,6 @@ import (
 type Plan struct {
 	Changes []Change `json:"changes,omitempty"` // in tree order
 	Local   []Local  `json:"local,omitempty"`   // in tree order
-	// RebuildLdCache tells that /etc/ld.so.cache is not the old default, so it was made on this machine and has to be made
-	// again (PlanFiles) if libraries change.
-	RebuildLdCache bool `json:"rebuild_ld_cache,omitempty"`
 	// Extends tells that the plan belongs to the transaction under way: it is from PlanFiles.
 	Extends bool `json:"extends,omitempty"`
 }
@@ -71,9 +67,6 @@ const (
 	LocalMountPoint LocalKind = "mount point" // something is mounted there
 	LocalImmutable  LocalKind = "immutable"   // chattr +i or +a
 )
-
-// ldCache is the cache of the dynamic linker, relative to /etc.
-const ldCache = "ld.so.cache"
 
 // MakePlan decides how /etc gets from the defaults of the live commit to those of the target; old and new are usr/etc of the two. It
 // only reads, and only looks at paths at which the two differ. An /etc that cannot be merged is a *ConflictError.
@@ -130,30 +123,12 @@ func makePlan(ctx context.Context, repo *ostree.Repo, old, new ostree.Tree, dirs
 	if err := m.planAccounts(); err != nil {
 		return nil, err
 	}
-	if err := m.planLdCache(old); err != nil {
-		return nil, err
-	}
 	if len(m.conflicts) > 0 {
 		return nil, &ConflictError{m.conflicts}
 	}
 	slices.SortFunc(m.plan.Changes, func(a, b Change) int { return comparePaths(a.Path, b.Path) })
 	slices.SortFunc(m.plan.Local, func(a, b Local) int { return comparePaths(a.Path, b.Path) })
 	return m.plan, nil
-}
-
-// planLdCache finds out who made ld.so.cache. One that was deleted stays so.
-func (m *merge) planLdCache(old ostree.Tree) error {
-	entry, err := m.repo.Lookup(old, ldCache)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	p, err := m.etc.stat(ldCache)
-	if err != nil || p.Type != Regular {
-		return err
-	}
-	isDefault, err := m.isDefault(ldCache, &p, entry)
-	m.plan.RebuildLdCache = !isDefault
-	return err
 }
 
 // merge is one MakePlan under way.

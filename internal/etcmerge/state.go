@@ -8,11 +8,11 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/xattr"
 )
 
 // Type tells what a path is. The zero value means that nothing is there.
@@ -258,60 +258,17 @@ func readSmall(dir int, name string) ([]byte, error) {
 }
 
 // readXattrs does not follow a symbolic link at the end of path.
-func readXattrs(path string) ([]Xattr, error) {
-	return collectXattrs(
-		func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
-		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
+func readXattrs(path string) (xattrs []Xattr, err error) {
+	err = xattr.Read(path, addTo(&xattrs))
+	return xattrs, err
 }
 
 // openXattrs reads the xattrs of an open file or directory.
-func openXattrs(fd int) ([]Xattr, error) {
-	return collectXattrs(
-		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
-		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) })
+func openXattrs(fd int) (xattrs []Xattr, err error) {
+	err = xattr.ReadOpen(fd, addTo(&xattrs))
+	return xattrs, err
 }
 
-// collectXattrs sorts by name. A file system without xattrs has none.
-func collectXattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) ([]Xattr, error) {
-	data, err := growing(list)
-	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && len(data) == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list xattrs: %w", err)
-	}
-	names := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
-	slices.Sort(names)
-	var xattrs []Xattr
-	for _, name := range names {
-		value, err := growing(func(buf []byte) (int, error) { return get(name, buf) })
-		if errors.Is(err, unix.ENODATA) {
-			continue // listed, but not to be had: libostree leaves such out, too
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read xattr %q: %w", name, err)
-		}
-		xattrs = append(xattrs, Xattr{Name: []byte(name), Value: value})
-	}
-	return xattrs, nil
-}
-
-// maxXattr is the largest value or list of names that Linux has (XATTR_SIZE_MAX, XATTR_LIST_MAX).
-const maxXattr = 65536
-
-// growing calls read with a small buffer, and with the largest that can be needed if that was too small.
-func growing(read func([]byte) (int, error)) ([]byte, error) {
-	var small [256]byte
-	n, err := read(small[:])
-	if err == nil {
-		return bytes.Clone(small[:n]), nil
-	}
-	if !errors.Is(err, unix.ERANGE) {
-		return nil, err
-	}
-	large := make([]byte, maxXattr)
-	if n, err = read(large); err != nil {
-		return nil, err
-	}
-	return bytes.Clone(large[:n]), nil
+func addTo(xattrs *[]Xattr) func(name string, value []byte) {
+	return func(name string, value []byte) { *xattrs = append(*xattrs, Xattr{Name: []byte(name), Value: value}) }
 }

@@ -183,7 +183,7 @@ func (b *builder) file(fd int, name string, object ostree.Checksum) error {
 func (b *builder) objectError(object ostree.Checksum, err error) error {
 	if errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("file object %s is missing in the OSTree repo %s: check the repo (ostree fsck), then pull the commit again (ostree pull): %w",
-			object, b.repo.Path(), err)
+			object, b.repo.Name(), err)
 	}
 	return fmt.Errorf("file object %s: %w", object, err)
 }

@@ -66,6 +66,18 @@ func (d descriptor) Read(buf []byte) (int, error) {
 	}
 }
 
+// writeAll writes all of data.
+func writeAll(fd int, data []byte) error {
+	for len(data) > 0 {
+		n, err := unix.Write(fd, data)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		data = data[max(n, 0):]
+	}
+	return nil
+}
+
 // openAt2 is openat2 (Linux 5.6), repeated when a signal or a rename elsewhere interrupts it.
 func openAt2(dir int, path string, how *unix.OpenHow) (int, error) {
 	for {

@@ -52,12 +52,12 @@ func parseMetadata(typ string, data []byte) (gvariant.Value, error) {
 func (r *Repo) objectError(c Checksum, suffix string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		if suffix == commitSuffix {
-			return fmt.Errorf("commit %s is not in the OSTree repo %s: pull it first (ostree pull): %w", c, r.path, err)
+			return fmt.Errorf("commit %s is not in the OSTree repo %s: pull it first (ostree pull): %w", c, r.name, err)
 		}
 		return fmt.Errorf("object %s%s is missing in the OSTree repo %s: "+
-			"check the repo (ostree fsck), then pull the commit again (ostree pull): %w", c, suffix, r.path, err)
+			"check the repo (ostree fsck), then pull the commit again (ostree pull): %w", c, suffix, r.name, err)
 	}
-	return fmt.Errorf("object %s%s in the OSTree repo %s: %w", c, suffix, r.path, err)
+	return fmt.Errorf("object %s%s in the OSTree repo %s: %w", c, suffix, r.name, err)
 }
 
 func (r *Repo) corrupt(c Checksum, suffix string, sum Checksum) error {

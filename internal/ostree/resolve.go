@@ -20,7 +20,7 @@ func (r *Repo) Resolve(rev string) (Checksum, error) {
 	base := strings.TrimRight(rev, "^")
 	c, err := r.resolveBase(base)
 	if err != nil {
-		return Checksum{}, fmt.Errorf("resolve %q in the OSTree repo %s: %w", rev, r.path, err)
+		return Checksum{}, fmt.Errorf("resolve %q in the OSTree repo %s: %w", rev, r.name, err)
 	}
 	for range len(rev) - len(base) {
 		commit, err := r.Commit(c)

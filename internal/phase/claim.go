@@ -74,8 +74,8 @@ func (m *Machine) finishInterrupted(ctx context.Context, t *state.Transaction, r
 	}
 	defer systemd.Close()
 	if t.Request != request {
-		working, err := systemd.IsWorkingOn(ctx, t.Request)
-		if err != nil || working {
+		abandoned, err := m.isAbandoned(ctx, systemd, t)
+		if err != nil || !abandoned {
 			return err
 		}
 	}
@@ -85,6 +85,17 @@ func (m *Machine) finishInterrupted(ctx context.Context, t *state.Transaction, r
 	}
 	_, err = m.State.TakeOutcome(t.Request) // there is nobody to tell any more
 	return err
+}
+
+// isAbandoned tells whether a transaction that is under way has no unit that works on it.
+func (m *Machine) isAbandoned(ctx context.Context, systemd *services.Systemd, t *state.Transaction) (bool, error) {
+	working, err := systemd.IsWorkingOn(ctx, t.Request)
+	if err != nil || working {
+		return false, err
+	}
+	// Its units may have ended it just now.
+	now, err := m.State.Transaction()
+	return err == nil && now != nil && now.ID == t.ID, err
 }
 
 // replaceDamaged makes way for a request where the file of the transaction is damaged. The phases that still run fail for that, and their

@@ -18,14 +18,11 @@ import (
 // what an interrupted transaction left.
 func (m *Machine) Recover(ctx context.Context, _ string) error {
 	t, err := m.transaction()
-	if errors.Is(err, state.ErrDamaged) {
-		return m.queueRollback(ctx, state.ResetRequest)
+	if t != nil || errors.Is(err, state.ErrDamaged) {
+		return m.queueRollback(ctx, t)
 	}
 	if err != nil {
 		return err
-	}
-	if t != nil {
-		return m.queueRollback(ctx, t.Request)
 	}
 	storage, err := m.openStorage()
 	if err != nil {
@@ -42,19 +39,28 @@ func (m *Machine) Recover(ctx context.Context, _ string) error {
 	return storage.recoverBooted(ctx)
 }
 
-// queueRollback starts what takes a transaction back that nothing works on any more. It does not wait: reset comes after recover.
-func (m *Machine) queueRollback(ctx context.Context, request string) error {
+// queueRollback starts what takes a transaction back that nothing works on any more; if it is not known, because its file is damaged, that
+// is a reset. It does not wait: a reset comes after recover.
+func (m *Machine) queueRollback(ctx context.Context, t *state.Transaction) error {
 	systemd, err := services.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
-	working, err := systemd.IsWorkingOn(ctx, request)
-	if err != nil || working {
+	unit := services.ResetUnit
+	var abandoned bool
+	if t == nil {
+		working, workingErr := systemd.IsWorkingExcept(ctx, "")
+		abandoned, err = !working, workingErr
+	} else {
+		unit = services.RollbackUnit(t.Request)
+		abandoned, err = m.isAbandoned(ctx, systemd, t)
+	}
+	if err != nil || !abandoned {
 		return err
 	}
-	warn("a transaction was interrupted: starting %s", services.RollbackUnit(request))
-	return systemd.Queue(ctx, services.RollbackUnit(request))
+	warn("a transaction was interrupted: starting %s", unit)
+	return systemd.Queue(ctx, unit)
 }
 
 // recoverLive makes what there is besides a live tree fit it.

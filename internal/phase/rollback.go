@@ -115,7 +115,7 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 	}
 	if t == nil || t.Request != request {
 		// It failed before it was its turn, or another one is under way.
-		return m.State.SetOutcome(request, *outcome)
+		return errors.Join(m.State.SetOutcome(request, *outcome), m.State.ClearClaim())
 	}
 	storage, err := m.openStorage()
 	if err != nil {
@@ -123,7 +123,10 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 	}
 	defer storage.Close()
 	if t.Committed {
-		return storage.complete(t)
+		if err := storage.complete(t); err != nil {
+			return err
+		}
+		return services.StartLive(ctx) // as record's success would have
 	}
 	return storage.rolledBack(ctx, t, *outcome)
 }

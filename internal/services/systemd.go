@@ -37,11 +37,14 @@ const ResetUnit = "liveapply-reset.service"
 // etcRevertUnit takes the changes of /etc back when it is stopped, at shutdown at the latest.
 const etcRevertUnit = "liveapply-etc-revert.service"
 
+// liveTarget is reached when a tree has been applied.
+const liveTarget = "liveapply.target"
+
 // recoverPath watches the stamp, between transactions.
 const recoverPath = "liveapply-recover.path"
 
 // liveUnits are active while a tree other than the booted one is live.
-var liveUnits = []string{"liveapply.target", recoverPath, etcRevertUnit}
+var liveUnits = []string{liveTarget, recoverPath, etcRevertUnit}
 
 // StartEtcRevert makes sure that changes of /etc will be taken back at shutdown. No unit of a transaction requires it: it would be
 // started for one that is refused, and stopping it after a rollback would stop a transaction that waits for its turn.
@@ -62,6 +65,16 @@ func StopWatch(ctx context.Context) error {
 	}
 	defer systemd.Close()
 	return systemd.Stop(ctx, recoverPath)
+}
+
+// StartLive tells those who wait for it that a tree has been applied.
+func StartLive(ctx context.Context) error {
+	systemd, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	return systemd.Start(ctx, liveTarget)
 }
 
 // StopLive stops the units that are active while a tree other than the booted one is live.

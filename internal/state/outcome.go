@@ -44,7 +44,7 @@ func (d Dirs) Outcome(request string) (*Outcome, error) {
 // TakeOutcome reads how a request ended, once.
 func (d Dirs) TakeOutcome(request string) (*Outcome, error) {
 	o, err := d.Outcome(request)
-	if err != nil || o == nil {
+	if err != nil {
 		return nil, err
 	}
 	if err := remove(d.outcomePath(request)); err != nil {

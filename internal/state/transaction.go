@@ -131,14 +131,11 @@ func (d Dirs) Claim(ctx context.Context, request string, waiting func(*Transacti
 
 // tryClaim returns the transaction under way, which is the caller's own unless another was first.
 func (d Dirs) tryClaim(request string) (*Transaction, error) {
-	lock, err := os.OpenFile(filepath.Join(d.Run, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	lock, err := d.lock()
 	if err != nil {
-		return nil, fmt.Errorf("claiming the machine for a transaction: %w", err)
+		return nil, err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("claiming the machine for a transaction: %s: %w", lock.Name(), err)
-	}
 	current, err := d.Transaction()
 	if errors.Is(err, ErrDamaged) && request == ResetRequest {
 		current, err = nil, nil
@@ -150,6 +147,32 @@ func (d Dirs) tryClaim(request string) (*Transaction, error) {
 	rand.Read(id)
 	current = &Transaction{ID: hex.EncodeToString(id), Request: request, Started: time.Now().UTC()}
 	return current, d.WriteTransaction(current)
+}
+
+// lock lets nobody else claim the machine until it is closed.
+func (d Dirs) lock() (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(d.Run, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("claiming the machine for a transaction: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("claiming the machine for a transaction: %s: %w", lock.Name(), err)
+	}
+	return lock, nil
+}
+
+// ClearClaim removes what a claim has left that was killed before there was a transaction.
+func (d Dirs) ClearClaim() error {
+	lock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if current, err := d.Transaction(); current != nil || err != nil {
+		return nil
+	}
+	return d.EndTransaction()
 }
 
 // awaitRemoval returns when there is no file at path.

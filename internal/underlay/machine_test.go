@@ -4,38 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/liveapply/liveapply/internal/nstest"
 	"golang.org/x/sys/unix"
 )
 
-const inNamespace = "UNDERLAY_TEST_NAMESPACE"
-
-// TestMain runs the tests in a mount namespace of their own.
 func TestMain(m *testing.M) {
 	if text := os.Getenv(callVariable); text != "" {
 		os.Exit(makeCall(text))
 	}
-	if os.Getenv(inNamespace) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL} // its mounts become private
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "these tests need root:", err)
-		os.Exit(1)
-	}
+	nstest.Main(m)
 }
 
 // layout is how /usr is mounted.

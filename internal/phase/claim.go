@@ -106,7 +106,7 @@ func (m *Machine) replaceDamaged(ctx context.Context, request string, damage err
 		return err
 	}
 	defer systemd.Close()
-	working, err := systemd.IsWorkingExcept(ctx, request)
+	working, err := systemd.IsChanging(ctx, request)
 	switch {
 	case err != nil:
 		return err

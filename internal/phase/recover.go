@@ -50,7 +50,7 @@ func (m *Machine) queueRollback(ctx context.Context, t *state.Transaction) error
 	unit := services.ResetUnit
 	var abandoned bool
 	if t == nil {
-		working, workingErr := systemd.IsWorkingExcept(ctx, "")
+		working, workingErr := systemd.IsChanging(ctx, "")
 		abandoned, err = !working, workingErr
 	} else {
 		unit = services.RollbackUnit(t.Request)

@@ -181,10 +181,13 @@ func (s *Systemd) IsWorkingOn(ctx context.Context, request string) (bool, error)
 	return slices.ContainsFunc(units, func(name string) bool { return isOf(name, request) }), err
 }
 
-// IsWorkingExcept tells whether a unit of any transaction runs or is about to, except those of a request.
-func (s *Systemd) IsWorkingExcept(ctx context.Context, request string) (bool, error) {
+// IsChanging tells whether a unit of any transaction but those of a request changes the system: one that is past prepare, which may
+// also just be waiting.
+func (s *Systemd) IsChanging(ctx context.Context, except string) (bool, error) {
 	units, err := s.working(ctx)
-	return slices.ContainsFunc(units, func(name string) bool { return !isOf(name, request) }), err
+	return slices.ContainsFunc(units, func(name string) bool {
+		return !isOf(name, except) && !strings.HasPrefix(name, "liveapply@") && !strings.HasPrefix(name, "liveapply-prepare@")
+	}), err
 }
 
 // working returns the units of transactions that run or are about to. (Patterns for the units of one request would have to be escaped

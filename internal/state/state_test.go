@@ -154,6 +154,25 @@ func TestResetTakesThePlaceOfADamagedTransaction(t *testing.T) {
 	}
 }
 
+func TestTransactionThatWasReplacedIsNotContinued(t *testing.T) {
+	d := testDirs(t)
+	replaced, err := d.Claim(context.Background(), "request", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, d.transactionPath(), "noise")
+	reset, err := d.Claim(context.Background(), ResetRequest, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.WriteTransaction(replaced); err == nil {
+		t.Error("no error")
+	}
+	if current, err := d.Transaction(); err != nil || current.ID != reset.ID {
+		t.Errorf("got %+v, %v", current, err)
+	}
+}
+
 // What is accepted is what was written: written again, it is read as the same.
 func FuzzState(f *testing.F) {
 	c := "\"" + strings.Repeat("a", 64) + "\""

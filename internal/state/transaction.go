@@ -87,8 +87,12 @@ func (d Dirs) Transaction() (*Transaction, error) {
 	return t, nil
 }
 
-// WriteTransaction records what the transaction under way has come to.
+// WriteTransaction records what the transaction under way has come to. It fails if another one has taken its place, as a reset does if the
+// file is damaged.
 func (d Dirs) WriteTransaction(t *Transaction) error {
+	if current, err := d.Transaction(); err == nil && current != nil && current.ID != t.ID {
+		return fmt.Errorf("transaction %s of %s has taken the place of this one", current.ID, current.Request)
+	}
 	return writeJSON(d.transactionPath(), 0o600, t)
 }
 

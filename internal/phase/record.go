@@ -21,7 +21,7 @@ func (m *Machine) Record(ctx context.Context, request string) error {
 	defer storage.Close()
 	status("recording")
 	if !plan.IsNothing() {
-		if err := storage.setLiveRef(ctx, plan.Target); err != nil {
+		if err := storage.setLiveRef(plan.Target); err != nil {
 			return err
 		}
 	}

@@ -34,7 +34,7 @@ func (m *Machine) Recover(ctx context.Context, _ string) error {
 		return err
 	}
 	if live != m.Booted.Commit {
-		return storage.recoverLive(ctx, live)
+		return storage.recoverLive(live)
 	}
 	return storage.recoverBooted(ctx)
 }
@@ -64,7 +64,7 @@ func (m *Machine) queueRollback(ctx context.Context, t *state.Transaction) error
 }
 
 // recoverLive makes what there is besides a live tree fit it.
-func (s *storage) recoverLive(ctx context.Context, live ostree.Checksum) error {
+func (s *storage) recoverLive(live ostree.Checksum) error {
 	m := s.machine
 	if stamp, err := m.State.Stamp(m.Booted); stamp == nil || stamp.Live != live {
 		if err != nil {
@@ -78,7 +78,7 @@ func (s *storage) recoverLive(ctx context.Context, live ostree.Checksum) error {
 			return err
 		}
 	}
-	if err := s.setLiveRef(ctx, live); err != nil {
+	if err := s.setLiveRef(live); err != nil {
 		return err
 	}
 	return s.dropLayers(live)
@@ -102,13 +102,13 @@ func (s *storage) recoverBooted(ctx context.Context) error {
 	if err := m.State.RemoveStamp(m.Booted); err != nil {
 		return err
 	}
-	return s.dropAll(ctx)
+	return s.dropAll()
 }
 
 // dropAll removes what liveapply keeps for any deployment. Only the journal of /etc outlives that, for a deployment that lost power
 // while its /etc was changed and was not booted since: it is taken back when it is.
-func (s *storage) dropAll(ctx context.Context) error {
-	if err := s.setLiveRef(ctx, s.machine.Booted.Commit); err != nil {
+func (s *storage) dropAll() error {
+	if err := s.setLiveRef(s.machine.Booted.Commit); err != nil {
 		return err
 	}
 	deployments, err := s.machine.Sysroot.Deployments()

@@ -76,7 +76,7 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 	if err := m.unstage(ctx); err != nil {
 		return err
 	}
-	if err := storage.drop(ctx); err != nil {
+	if err := storage.drop(); err != nil {
 		return err
 	}
 	t.End()
@@ -112,8 +112,8 @@ func (s *storage) reloadAfterReset(ctx context.Context, live ostree.Checksum) er
 
 // drop removes all that is kept for the booted deployment, but for what an overlay is still mounted from, and a journal with
 // changes of /etc that are not taken back.
-func (s *storage) drop(ctx context.Context) error {
-	if err := s.setLiveRef(ctx, s.machine.Booted.Commit); err != nil {
+func (s *storage) drop() error {
+	if err := s.setLiveRef(s.machine.Booted.Commit); err != nil {
 		return err
 	}
 	if err := s.dropLayers(ostree.Checksum{}); err != nil {

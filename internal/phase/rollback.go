@@ -148,7 +148,7 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		}
 	}
 	if t.HasBegun("record") {
-		if err := s.setLiveRef(ctx, t.From); err != nil {
+		if err := s.setLiveRef(t.From); err != nil {
 			return err
 		}
 	}

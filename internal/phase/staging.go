@@ -84,7 +84,7 @@ func (m *Machine) stage(ctx context.Context, commit ostree.Checksum, origin stri
 		defer os.Remove(path)
 		args = append(args, "--origin-file="+path)
 	}
-	if err := runOSTree(ctx, nil, append(args, commit.String())...); err != nil {
+	if err := runOSTree(ctx, append(args, commit.String())...); err != nil {
 		return fmt.Errorf("staging a deployment of commit %s: %w", commit, err)
 	}
 	return nil
@@ -104,19 +104,15 @@ func (m *Machine) restage(ctx context.Context, ours, theirs ostree.Checksum, ori
 		return m.stage(ctx, theirs, origin) // takes the place of ours
 	}
 	// The staged deployment is always the first.
-	if err := runOSTree(ctx, nil, "admin", "undeploy", "0"); err != nil {
+	if err := runOSTree(ctx, "admin", "undeploy", "0"); err != nil {
 		return fmt.Errorf("dropping the staged deployment of commit %s: %w", staged.Commit, err)
 	}
 	return nil
 }
 
-// runOSTree runs the ostree command, which finds extra at file descriptor 3.
-func runOSTree(ctx context.Context, extra *os.File, args ...string) error {
-	command := exec.CommandContext(ctx, "ostree", args...)
-	if extra != nil {
-		command.ExtraFiles = []*os.File{extra}
-	}
-	output, err := command.CombinedOutput()
+// runOSTree runs the ostree command.
+func runOSTree(ctx context.Context, args ...string) error {
+	output, err := exec.CommandContext(ctx, "ostree", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("ostree %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(output)))
 	}
@@ -124,12 +120,14 @@ func runOSTree(ctx context.Context, extra *os.File, args ...string) error {
 }
 
 // setLiveRef makes the ref name the live commit. With the booted one, which its deployment keeps, there is no ref.
-func (s *storage) setLiveRef(ctx context.Context, commit ostree.Checksum) error {
-	args := []string{"refs", "--repo=/proc/self/fd/3/ostree/repo"}
-	if commit == s.machine.Booted.Commit {
-		args = append(args, "--delete", liveRef)
-	} else {
-		args = append(args, "--create="+liveRef, "--force", commit.String())
+func (s *storage) setLiveRef(commit ostree.Checksum) error {
+	if s.Repo == nil {
+		if err := s.openRepo(); err != nil {
+			return err
+		}
 	}
-	return runOSTree(ctx, s.sysroot, args...)
+	if commit == s.machine.Booted.Commit {
+		return s.Repo.RemoveRef(liveRef)
+	}
+	return s.Repo.SetRef(liveRef, commit)
 }

@@ -162,7 +162,7 @@ func (c *crashLab) wantV3() {
 // otherwise a sample that has the first of each kind.
 func disturbAll(t *testing.T, kinds, hows []string) {
 	c := newCrashLab(t)
-	all := os.Getenv("ETCMERGE_TEST_EXHAUSTIVE") != ""
+	all := os.Getenv("LIVEAPPLY_TEST_EXHAUSTIVE") != ""
 	seen := map[string]bool{}
 	total, done := 0, 0
 	for _, crash := range crashes {

@@ -61,8 +61,8 @@ type database struct {
 }
 
 var databases = []database{
-	{"ld.so.cache", []string{"ldconfig", "-X"}, func(p *state.Plan) bool { return p.Libraries }},
-	{"udev/hwdb.bin", []string{"systemd-hwdb", "update"}, func(p *state.Plan) bool { return p.Hwdb }},
+	{"ld.so.cache", []string{"ldconfig", "-X"}, func(p *state.Plan) bool { return p.Impact.Libraries }},
+	{"udev/hwdb.bin", []string{"systemd-hwdb", "update"}, func(p *state.Plan) bool { return p.Impact.Hwdb }},
 }
 
 // rebuildDatabases compiles those again that are stale and did not come with the target.

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // refuseUnlocked makes sure that nobody else has put something on /usr.
@@ -122,7 +122,7 @@ func (p *preparation) refuseByPolicy() error {
 	}
 	var paths []string
 	for _, change := range p.changes {
-		if isReplacing(change) {
+		if impact.IsReplacing(change) {
 			paths = append(paths, "/usr/"+change.Path)
 		}
 	}
@@ -131,12 +131,6 @@ func (p *preparation) refuseByPolicy() error {
 			len(paths), abbreviated(paths))
 	}
 	return nil
-}
-
-// isReplacing tells whether something that was there is not there as it was.
-func isReplacing(change treediff.Change) bool {
-	bothDirectories := change.Old.Kind == ostree.KindDirectory && change.New.Kind == ostree.KindDirectory
-	return change.Old.Kind != ostree.KindNone && !bothDirectories
 }
 
 // abbreviated names the first few of many.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/state"
@@ -34,7 +35,7 @@ type manifest struct {
 	Version int             `json:"version"`
 	Booted  ostree.Checksum `json:"booted"` // what it is made to lie on
 	Commit  ostree.Checksum `json:"commit"` // what it makes of that
-	Reload  state.Reload    `json:"reload"` // what has to be reloaded when it comes or goes
+	Reload  impact.Reload   `json:"reload"` // what has to be reloaded when it comes or goes
 
 	// What the stamp says of it, should that be lost.
 	Previous       ostree.Checksum `json:"previous"`
@@ -46,8 +47,8 @@ type manifest struct {
 // newManifest describes the layer of a plan.
 func newManifest(plan *state.Plan) manifest {
 	return manifest{
-		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Target, Reload: plan.Reload,
-		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.RebootRequired,
+		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Target, Reload: plan.Impact.Reload,
+		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.Impact.RebootRequired,
 	}
 }
 
@@ -101,11 +102,11 @@ func (m *Machine) manifest(commit ostree.Checksum) (*manifest, error) {
 }
 
 // reloadOf tells what has to be reloaded when the layer of a commit comes or goes: all, if that is no longer known.
-func (m *Machine) reloadOf(commit ostree.Checksum) state.Reload {
+func (m *Machine) reloadOf(commit ostree.Checksum) impact.Reload {
 	about, err := m.manifest(commit)
 	if err != nil {
 		warn("%v; reloading everything", err)
-		return state.ReloadAll
+		return impact.ReloadAll
 	}
 	return about.Reload
 }

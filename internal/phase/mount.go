@@ -45,7 +45,7 @@ func (m *Machine) showLive(plan *state.Plan) error {
 	return m.updateStamp(func(stamp *state.Stamp) {
 		stamp.Previous, stamp.Live, stamp.Layers = plan.From, plan.Target, plan.Layers
 		stamp.Applied = time.Now().UTC().Truncate(time.Second)
-		stamp.Transient, stamp.RebootRequired = plan.Transient, plan.RebootRequired
+		stamp.Transient, stamp.RebootRequired = plan.Transient, plan.Impact.RebootRequired
 	})
 }
 

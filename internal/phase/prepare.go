@@ -11,6 +11,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/state"
@@ -155,12 +156,9 @@ func (p *preparation) compare(ctx context.Context) error {
 	if p.plan.Etc, err = etcmerge.MakePlan(ctx, p.Repo, oldDefaults, newDefaults, p.etcDirs()); err != nil {
 		return err
 	}
-	effects := effectsOf(p.changes, p.plan.Etc)
-	p.plan.Sysusers, p.plan.Tmpfiles = effects.sysusers, effects.tmpfiles
-	p.plan.Libraries, p.plan.Hwdb = effects.libraries, effects.hwdb
-	p.plan.Reload, p.plan.RebootRequired = effects.reload, effects.reboot
+	p.plan.Impact = impact.Of(p.changes, p.plan.Etc)
 	if p.plan.From != p.plan.Booted { // the live layer goes away
-		p.plan.Reload = p.plan.Reload.Union(p.reloadOf(p.plan.From))
+		p.plan.Impact.Reload = p.plan.Impact.Reload.Union(p.reloadOf(p.plan.From))
 	}
 	return nil
 }

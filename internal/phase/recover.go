@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 
+	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
@@ -91,9 +92,9 @@ func (s *storage) recoverBooted(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var reload state.Reload
+	var reload impact.Reload
 	for _, path := range result.Restored {
-		reload = reload.Union(reloadFor("etc/" + path))
+		reload = reload.Union(impact.ReloadFor("etc/" + path))
 	}
 	// systemd has read its units before.
 	if err := services.Reload(ctx, reload); err != nil {

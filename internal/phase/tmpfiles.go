@@ -15,10 +15,10 @@ func (m *Machine) Tmpfiles(ctx context.Context, request string) error {
 	if err != nil {
 		return err
 	}
-	if err := m.makeUsers(ctx, plan.Sysusers); err != nil {
+	if err := m.makeUsers(ctx, plan.Impact.Sysusers); err != nil {
 		return err
 	}
-	if err := createFiles(ctx, plan.Tmpfiles); err != nil {
+	if err := createFiles(ctx, plan.Impact.Tmpfiles); err != nil {
 		return err
 	}
 	return m.end(t)

@@ -11,11 +11,11 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/impact"
 )
 
 // Reload makes those read their files again whose files changed. It tries all of them, and tells which failed.
-func Reload(ctx context.Context, what state.Reload) error {
+func Reload(ctx context.Context, what impact.Reload) error {
 	var failed []error
 	if what.Catalog {
 		failed = append(failed, run(ctx, "journalctl", "--update-catalog"))

@@ -6,24 +6,20 @@ import (
 	"path/filepath"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/ostree"
 )
 
 // Plan is what prepare has decided and the later phases do. It is /run/liveapply/plan.json, 0600.
 type Plan struct {
-	Transaction    string          `json:"transaction"`
-	Booted         ostree.Checksum `json:"booted"`
-	From           ostree.Checksum `json:"from"` // live before
-	Target         ostree.Checksum `json:"target"`
-	Layers         []string        `json:"layers"` // of the target, top first, without the booted tree
-	Transient      bool            `json:"transient"`
-	Sysusers       []string        `json:"sysusers"`  // names of the sysusers.d fragments that changed
-	Tmpfiles       []string        `json:"tmpfiles"`  // names of the tmpfiles.d fragments that changed
-	Libraries      bool            `json:"libraries"` // shared libraries changed: ld.so.cache may be stale
-	Hwdb           bool            `json:"hwdb"`      // sources of the hardware database changed
-	Reload         Reload          `json:"reload"`
-	RebootRequired []string        `json:"reboot_required"`
-	Etc            *etcmerge.Plan  `json:"etc"`
+	Transaction string          `json:"transaction"`
+	Booted      ostree.Checksum `json:"booted"`
+	From        ostree.Checksum `json:"from"` // live before
+	Target      ostree.Checksum `json:"target"`
+	Layers      []string        `json:"layers"` // of the target, top first, without the booted tree
+	Transient   bool            `json:"transient"`
+	Impact      impact.Impact   `json:"impact"`
+	Etc         *etcmerge.Plan  `json:"etc"`
 }
 
 // check refuses what no WritePlan has written.
@@ -36,27 +32,6 @@ func (p *Plan) check() error {
 
 // IsNothing tells whether the target was live already.
 func (p *Plan) IsNothing() bool { return p.From == p.Target }
-
-// Reload tells which running services have read files that changed.
-type Reload struct {
-	Units   bool `json:"units,omitempty"`   // systemd: unit files, drop-ins, generators
-	DBus    bool `json:"dbus,omitempty"`    // the bus: policy and activation files
-	Udev    bool `json:"udev,omitempty"`    // udev: rules
-	Catalog bool `json:"catalog,omitempty"` // the compiled journal catalog
-}
-
-// ReloadAll is for when it is not known what changed.
-var ReloadAll = Reload{Units: true, DBus: true, Udev: true, Catalog: true}
-
-// Union returns what r or other asks for.
-func (r Reload) Union(other Reload) Reload {
-	return Reload{
-		Units:   r.Units || other.Units,
-		DBus:    r.DBus || other.DBus,
-		Udev:    r.Udev || other.Udev,
-		Catalog: r.Catalog || other.Catalog,
-	}
-}
 
 // Plan reads the plan of a transaction. Without one prepare has not come to its end, which is an error: a phase that
 // needs a plan must not run before it.

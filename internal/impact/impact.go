@@ -1,0 +1,211 @@
+// Package impact says what a change of /usr and /etc means for the rest of the system: what kind of change it is, who has to read
+// files again, what only a reboot brings. It looks at paths and checksums only.
+package impact
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/treediff"
+)
+
+// Impact is what a change means. Nothing in it depends on the order in which paths are looked at.
+type Impact struct {
+	Kind     Kind     `json:"kind"`
+	Files    Files    `json:"files"` // of /usr; directories are not counted
+	Units    Units    `json:"units"`
+	Sysusers []string `json:"sysusers,omitempty"` // names of the sysusers.d fragments that changed
+	Tmpfiles []string `json:"tmpfiles,omitempty"` // names of the tmpfiles.d fragments that changed
+	// Libraries: ld.so.cache lists something else now. Hwdb: so does the hardware database.
+	Libraries bool   `json:"libraries,omitempty"`
+	Hwdb      bool   `json:"hwdb,omitempty"`
+	Reload    Reload `json:"reload,omitzero"`
+	// RebootRequired names what stays as booted until the next boot: kernel, initramfs, firmware, systemd, boot loader.
+	RebootRequired []string `json:"reboot_required"`
+}
+
+// Kind is what kind of change it is.
+type Kind string
+
+// The kinds of changes.
+const (
+	None      Kind = "none"      // nothing in /usr
+	Additive  Kind = "additive"  // something comes, and all that was there stays as it was
+	Replacing Kind = "replacing" // something changes or goes
+)
+
+// Files counts files of all types but directories.
+type Files struct {
+	Added   int `json:"added"`
+	Changed int `json:"changed"`
+	Removed int `json:"removed"`
+}
+
+// Units are the unit files of the system manager that come, change or go, by their names; a drop-in is the unit's.
+type Units struct {
+	Added   []string `json:"added,omitempty"`
+	Changed []string `json:"changed,omitempty"`
+	Removed []string `json:"removed,omitempty"`
+}
+
+// Reload tells which running services have read files that changed.
+type Reload struct {
+	Units   bool `json:"units,omitempty"`   // systemd: unit files, drop-ins, generators
+	DBus    bool `json:"dbus,omitempty"`    // the bus: policy and activation files
+	Udev    bool `json:"udev,omitempty"`    // udev: rules
+	Catalog bool `json:"catalog,omitempty"` // the compiled journal catalog
+}
+
+// ReloadAll is for when it is not known what changed.
+var ReloadAll = Reload{Units: true, DBus: true, Udev: true, Catalog: true}
+
+// Union returns what r or other asks for.
+func (r Reload) Union(other Reload) Reload {
+	return Reload{
+		Units:   r.Units || other.Units,
+		DBus:    r.DBus || other.DBus,
+		Udev:    r.Udev || other.Udev,
+		Catalog: r.Catalog || other.Catalog,
+	}
+}
+
+// Of says what the changes of /usr and /etc mean.
+func Of(usr []treediff.Change, etc *etcmerge.Plan) Impact {
+	i := Impact{Kind: None, RebootRequired: []string{}}
+	for _, change := range usr {
+		i.count(change)
+		if !isOnlyDirectory(change) {
+			i.add(change.Path, change.New.Kind == ostree.KindFile)
+			i.addUnit(change)
+		}
+	}
+	if etc != nil {
+		for _, change := range etc.Changes {
+			i.add("etc/"+change.Path, change.After.IsFile())
+		}
+	}
+	for _, names := range []*[]string{&i.Units.Added, &i.Units.Changed, &i.Units.Removed} {
+		slices.Sort(*names)
+		*names = slices.Compact(*names)
+	}
+	return i
+}
+
+// isOnlyDirectory tells whether the path is a directory before and after: what changes is in it, or its mode or owner.
+func isOnlyDirectory(change treediff.Change) bool {
+	return change.Old.Kind == ostree.KindDirectory && change.New.Kind == ostree.KindDirectory
+}
+
+// IsReplacing tells whether something that was there is not there as it was.
+func IsReplacing(change treediff.Change) bool {
+	return change.Old.Kind != ostree.KindNone && !isOnlyDirectory(change)
+}
+
+// count adds a change to the numbers.
+func (i *Impact) count(change treediff.Change) {
+	isFile, wasFile := change.New.Kind == ostree.KindFile, change.Old.Kind == ostree.KindFile
+	switch {
+	case isFile && wasFile:
+		i.Files.Changed++
+	case isFile:
+		i.Files.Added++
+	case wasFile:
+		i.Files.Removed++
+	}
+	switch {
+	case IsReplacing(change):
+		i.Kind = Replacing
+	case i.Kind == None && !isOnlyDirectory(change):
+		i.Kind = Additive
+	}
+}
+
+// add notes what one path means. It is relative to /usr, or begins with "etc/".
+func (i *Impact) add(name string, isFile bool) {
+	i.addFragment(name, isFile)
+	i.Reload = i.Reload.Union(ReloadFor(name))
+	i.Libraries = i.Libraries || isLibrary(name)
+	i.Hwdb = i.Hwdb || hasAnyPrefix(name, "lib/udev/hwdb.d/", "etc/udev/hwdb.d/")
+	if reason := rebootReason(name); reason != "" && !slices.Contains(i.RebootRequired, reason) {
+		i.RebootRequired = append(i.RebootRequired, reason)
+		slices.Sort(i.RebootRequired)
+	}
+}
+
+// addFragment notes a fragment to run, by its name, as sysusers.d(5) and tmpfiles.d(5) order and override them. One that the
+// target does not have undoes nothing.
+func (i *Impact) addFragment(name string, isFile bool) {
+	if !isFile || path.Ext(name) != ".conf" {
+		return
+	}
+	switch path.Dir(name) {
+	case "lib/sysusers.d", "etc/sysusers.d":
+		i.Sysusers = append(i.Sysusers, path.Base(name))
+	case "lib/tmpfiles.d", "etc/tmpfiles.d":
+		i.Tmpfiles = append(i.Tmpfiles, path.Base(name))
+	}
+}
+
+// unitTypes are the extensions of unit files (systemd.unit(5)).
+var unitTypes = []string{".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path", ".timer", ".slice", ".scope"}
+
+// addUnit notes the unit that a file below lib/systemd/system belongs to.
+func (i *Impact) addUnit(change treediff.Change) {
+	rest, ok := strings.CutPrefix(change.Path, "lib/systemd/system/")
+	if !ok {
+		return
+	}
+	name, isDropIn := strings.CutSuffix(path.Dir(rest), ".d")
+	if !isDropIn {
+		name = rest
+	}
+	switch {
+	case !slices.Contains(unitTypes, path.Ext(name)) || strings.Contains(name, "/"):
+	case isDropIn || change.Old.Kind != ostree.KindNone && change.New.Kind != ostree.KindNone:
+		i.Units.Changed = append(i.Units.Changed, name)
+	case change.New.Kind != ostree.KindNone:
+		i.Units.Added = append(i.Units.Added, name)
+	default:
+		i.Units.Removed = append(i.Units.Removed, name)
+	}
+}
+
+// ReloadFor tells who has read the file at a path below /usr, or below /etc with "etc/" in front.
+func ReloadFor(name string) Reload {
+	return Reload{
+		Units:   hasAnyPrefix(name, "lib/systemd/system/", "lib/systemd/system-generators/", "lib/systemd/system.conf.d/", "etc/systemd/system/"),
+		DBus:    hasAnyPrefix(name, "share/dbus-1/", "etc/dbus-1/"),
+		Udev:    hasAnyPrefix(name, "lib/udev/", "etc/udev/"),
+		Catalog: hasAnyPrefix(name, "lib/systemd/catalog/", "etc/systemd/catalog/"),
+	}
+}
+
+// isLibrary tells whether ldconfig(8) might list the file.
+func isLibrary(name string) bool {
+	return hasAnyPrefix(name, "lib/", "lib64/", "lib32/", "libx32/", "local/lib/") && strings.Contains(path.Base(name), ".so")
+}
+
+// rebootReason names what runs on with the booted version until the next boot; empty for everything else.
+func rebootReason(name string) string {
+	base := path.Base(name)
+	switch {
+	case hasAnyPrefix(name, "lib/modules/", "lib/ostree-boot/") && (strings.HasPrefix(base, "initramfs") || strings.HasPrefix(base, "initrd")):
+		return "initramfs"
+	case hasAnyPrefix(name, "lib/modules/", "lib/ostree-boot/vmlinuz"):
+		return "kernel"
+	case hasAnyPrefix(name, "lib/firmware/"):
+		return "firmware"
+	case name == "lib/systemd/systemd", name == "lib/systemd/systemd-executor", hasAnyPrefix(name, "lib/systemd/libsystemd-"):
+		return "systemd"
+	case hasAnyPrefix(name, "lib/ostree-boot/", "lib/bootupd/", "lib/efi/", "lib/bootc/kargs.d/", "lib/kernel/cmdline", "lib/systemd/boot/"):
+		return "boot loader"
+	}
+	return ""
+}
+
+func hasAnyPrefix(name string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}

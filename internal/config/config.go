@@ -122,6 +122,11 @@ func (c *Config) read(path string, isRequest bool) error {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
 	defer file.Close()
+	return c.parse(file, path, isRequest)
+}
+
+// parse reads what is in the file at path.
+func (c *Config) parse(file io.Reader, path string, isRequest bool) error {
 	options, err := unit.DeserializeOptions(file)
 	if err != nil {
 		return fmt.Errorf("reading the configuration %s: %w", path, err)
@@ -178,8 +183,19 @@ type Request struct {
 	RequestedBy string
 }
 
+// maxValue bounds a value in a request, in bytes: longer lines than 2048 are not read (unit.SYSTEMD_LINE_MAX).
+const maxValue = 1024
+
 // WriteRequest writes a request to path, for prepare to consume.
 func WriteRequest(path string, r Request) error {
+	content, err := r.encode()
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, content, 0o600, renameio.WithTempDir(filepath.Dir(path)))
+}
+
+func (r Request) encode() ([]byte, error) {
 	options := []*unit.UnitOption{unit.NewUnitOption("Apply", "RequestedBy", r.RequestedBy)}
 	if r.Allow != "" {
 		options = append(options, unit.NewUnitOption("Apply", "Allow", string(r.Allow)))
@@ -188,13 +204,13 @@ func WriteRequest(path string, r Request) error {
 		options = append(options, unit.NewUnitOption("Apply", "Transient", "yes"))
 	}
 	for _, option := range options {
-		if strings.ContainsAny(option.Value, "\r\n") {
-			return fmt.Errorf("a request's %s= must be one line", option.Name)
+		if strings.ContainsAny(option.Value, "\r\n") || strings.HasSuffix(option.Value, `\`) || len(option.Value) > maxValue {
+			return nil, fmt.Errorf("a request's %s= must be one line of at most %d bytes that does not go on in the next one", option.Name, maxValue)
 		}
 	}
 	content, err := io.ReadAll(unit.Serialize(options))
 	if err != nil {
-		return fmt.Errorf("writing the request: %w", err)
+		return nil, fmt.Errorf("writing the request: %w", err)
 	}
-	return renameio.WriteFile(path, content, 0o600, renameio.WithTempDir(filepath.Dir(path)))
+	return content, nil
 }

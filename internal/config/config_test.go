@@ -119,7 +119,9 @@ func TestRequestIsReadAsItWasWritten(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
-	if err := WriteRequest(path, Request{RequestedBy: "somebody\nAllow=force"}); err == nil {
-		t.Error("a second line was smuggled into the request")
+	for name, by := range map[string]string{"a second line": "somebody\nAllow=force", "a line that goes on": `somebody\`, "a line that is too long": strings.Repeat("x", 2048)} {
+		if err := WriteRequest(path, Request{Allow: Additive, RequestedBy: by}); err == nil {
+			t.Errorf("%s was smuggled into the request", name)
+		}
 	}
 }

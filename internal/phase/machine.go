@@ -120,7 +120,7 @@ func (m *Machine) NextBoot() (ostree.Deployment, error) {
 
 // storage is a way to write to /sysroot, which is mounted read-only, and what liveapply keeps there for the booted deployment.
 type storage struct {
-	sysroot *os.File     // detached view, see underlay.OpenWritable
+	sysroot *os.File     // a detached, writable view, see underlay.OpenWritable; or /sysroot itself, to look
 	Repo    *ostree.Repo // set by openRepo
 	dir     string       // <backing>/liveapply, through the view
 	machine *Machine
@@ -129,20 +129,28 @@ type storage struct {
 // physicalRoot is where an OSTree machine mounts the filesystem that holds the repo and the deployments.
 const physicalRoot = "/sysroot"
 
-// openStorage gives access to the directory of the booted deployment, which it creates. It does not open the repo: the ways
-// back need none, and work when it cannot be read.
+// openStorage gives access to /sysroot. It does not open the repo: the ways back do without it as long as they can.
 func (m *Machine) openStorage() (*storage, error) {
 	view, err := underlay.OpenWritable(physicalRoot)
 	if err != nil {
 		return nil, err
 	}
+	return m.newStorage(view), nil
+}
+
+// viewStorage is openStorage for what only looks.
+func (m *Machine) viewStorage() (*storage, error) {
+	view, err := os.Open(physicalRoot)
+	if err != nil {
+		return nil, err
+	}
+	return m.newStorage(view), nil
+}
+
+func (m *Machine) newStorage(view *os.File) *storage {
 	s := &storage{sysroot: view, machine: m}
 	s.dir = filepath.Join(s.root(), m.Booted.BackingPath(), "liveapply")
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("creating the directory of the booted deployment: %w", err)
-	}
-	return s, nil
+	return s
 }
 
 // root is the path of the view, for this process.

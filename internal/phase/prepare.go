@@ -72,17 +72,12 @@ type preparation struct {
 
 // identify fills in what the transaction is about: from where to where, for whom, under which rules.
 func (p *preparation) identify() error {
-	if err := p.refuseUnlocked(); err != nil {
-		return err
-	}
 	t := p.transaction
+	if err := p.resolve(t.Request); err != nil {
+		return err
+	}
+	t.From, t.Target = p.plan.From, p.plan.Target
 	var err error
-	if t.From, err = p.Live(); err != nil {
-		return err
-	}
-	if t.Target, err = p.Repo.Resolve(t.Request); err != nil {
-		return err
-	}
 	if p.config, err = p.Config.Load(p.State.RequestPath(t.Target)); err != nil {
 		return err
 	}
@@ -90,28 +85,30 @@ func (p *preparation) identify() error {
 		warn("%s", warning)
 	}
 	t.RequestedBy = p.config.RequestedBy
-	p.plan = state.Plan{
-		Transaction: t.ID, Booted: p.Booted.Commit, From: t.From, Target: t.Target, Transient: p.config.Transient,
+	p.plan.Transaction, p.plan.Transient = t.ID, p.config.Transient
+	return nil
+}
+
+// resolve finds out from where to where it goes.
+func (p *preparation) resolve(rev string) error {
+	if err := p.refuseUnlocked(); err != nil {
+		return err
 	}
+	live, err := p.Live()
+	if err != nil {
+		return err
+	}
+	target, err := p.Repo.Resolve(rev)
+	if err != nil {
+		return err
+	}
+	p.plan.Booted, p.plan.From, p.plan.Target = p.Booted.Commit, live, target
 	return nil
 }
 
 // apply prepares the change of /usr and /etc to the target.
 func (p *preparation) apply(ctx context.Context) error {
-	if err := p.refuseTarget(); err != nil {
-		return err
-	}
-	status("comparing the trees")
-	if err := p.compare(ctx); err != nil {
-		return err
-	}
-	if err := p.refuseByPolicy(); err != nil {
-		return err
-	}
-	if err := p.refuseLostMounts(); err != nil {
-		return err
-	}
-	if err := p.refuseTooLittleSpace(); err != nil {
+	if err := p.decide(ctx); err != nil {
 		return err
 	}
 	if err := p.verify(ctx); err != nil {
@@ -122,6 +119,25 @@ func (p *preparation) apply(ctx context.Context) error {
 	}
 	status("trying to run a program of the target")
 	return p.Usr.Try(ctx, underlay.SourcePrefix+p.plan.Target.String(), p.plan.Layers, "/usr/bin/true")
+}
+
+// decide makes the plan, or refuses. It only reads.
+func (p *preparation) decide(ctx context.Context) error {
+	if err := p.refuseTarget(); err != nil {
+		return err
+	}
+	status("comparing the trees")
+	if err := p.compare(ctx); err != nil {
+		return err
+	}
+	p.plan.Layers = p.layersOf(p.plan.Target)
+	if err := p.refuseByPolicy(); err != nil {
+		return err
+	}
+	if err := p.refuseLostMounts(); err != nil {
+		return err
+	}
+	return p.refuseTooLittleSpace()
 }
 
 // compare diffs the trees, for /usr from booted, because that is what the layer is put on; for /etc from live, because its
@@ -202,7 +218,6 @@ const verifyWorkers = 4
 func (p *preparation) build(ctx context.Context) error {
 	status("building the layer: %d changes", len(p.changes))
 	dir := p.storage.layerDir(p.plan.Target)
-	p.plan.Layers = p.layersOf(p.plan.Target)
 	about := newManifest(&p.plan)
 	if _, err := os.Lstat(dir); err == nil {
 		return writeManifest(dir, about)
@@ -211,7 +226,7 @@ func (p *preparation) build(ctx context.Context) error {
 	if err := layer.Remove(aside); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(aside, 0o700); err != nil {
+	if err := os.MkdirAll(aside, 0o700); err != nil { // and, the first time, the directory of the booted deployment
 		return fmt.Errorf("building the layer: %w", err)
 	}
 	if _, err := layer.Build(ctx, p.Repo, p.changes, filepath.Join(aside, layerTree)); err != nil {

@@ -1,0 +1,77 @@
+package config
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/liveapply/liveapply/internal/fuzztest"
+)
+
+// perByte is how much memory reading may take for a byte of input: there is a warning for each key that is not known.
+const perByte = 512
+
+const sample = `# liveapply.conf
+[Apply]
+Allow=replace
+Transient=no
+VerifyContent = on
+`
+
+// What is taken from a file is what its lines say.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(sample))
+	f.Add([]byte("[Apply]\nAllow=force\nRequestedBy=x \\\n y\n[Other]\nA=b\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, isRequest := range []bool{false, true} {
+			config := &Config{Allow: Replace}
+			var err error
+			fuzztest.Bounded(t, len(data), perByte, func() { err = config.parse(bytes.NewReader(data), "x.conf", isRequest) })
+			if err != nil {
+				continue
+			}
+			if !slices.Contains([]Allow{Additive, Replace, Force}, config.Allow) || !bytes.Contains(data, []byte(config.Allow)) && config.Allow != Replace {
+				t.Errorf("%q allows %q", data, config.Allow)
+			}
+			if config.RequestedBy != "" && !isRequest {
+				t.Errorf("%q, which is no request, was requested by %q", data, config.RequestedBy)
+			}
+			if (config.Transient || config.VerifyContent) && !bytes.Contains(data, []byte("[Apply]")) {
+				t.Errorf("%q, without a section, says something", data)
+			}
+		}
+	})
+}
+
+// A request that can be written is read as it was meant: nobody's name changes what is asked for.
+func FuzzRequest(f *testing.F) {
+	f.Add("additive", true, "root on pts/0")
+	f.Add("additive", true, "somebody\\") // what goes on in the next line
+	f.Add("", false, strings.Repeat("x", 3000))
+	f.Add("force", false, " a; b # c ")
+	f.Fuzz(func(t *testing.T, allow string, transient bool, requestedBy string) {
+		want := &Config{Allow: Replace, Transient: transient, RequestedBy: requestedBy}
+		request := Request{Transient: transient, RequestedBy: requestedBy}
+		if allow != "" {
+			var err error
+			if request.Allow, err = ParseAllow(allow); err != nil {
+				return
+			}
+			want.Allow = request.Allow
+		}
+		content, err := request.encode()
+		if err != nil {
+			return
+		}
+		got := &Config{Allow: Replace}
+		if err := got.parse(bytes.NewReader(content), "request", true); err != nil {
+			t.Fatalf("%q was not read: %v", content, err)
+		}
+		want.RequestedBy, got.RequestedBy = strings.TrimSpace(want.RequestedBy), strings.TrimSpace(got.RequestedBy)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%+v was written as %q (-want +got):\n%s", request, content, diff)
+		}
+	})
+}

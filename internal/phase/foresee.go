@@ -1,0 +1,33 @@
+package phase
+
+import (
+	"context"
+
+	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Foresee makes the plan that an application of a commit would carry out, or says why it would be refused. It changes nothing, takes
+// part in no transaction, and does not wait for one.
+func (m *Machine) Foresee(ctx context.Context, rev string, request config.Request) (*state.Plan, error) {
+	storage, err := m.viewStorage()
+	if err != nil {
+		return nil, err
+	}
+	defer storage.Close()
+	if err := storage.openRepo(); err != nil {
+		return nil, err
+	}
+	p := &preparation{Machine: m, storage: storage}
+	if err := p.resolve(rev); err != nil {
+		return nil, err
+	}
+	if p.config, err = p.Config.LoadWith(request); err != nil {
+		return nil, err
+	}
+	p.plan.Transient = p.config.Transient
+	if p.plan.From == p.plan.Target {
+		return &p.plan, nil
+	}
+	return &p.plan, p.decide(ctx)
+}

@@ -177,31 +177,28 @@ func isOf(name, request string) bool {
 
 // IsWorkingOn tells whether a unit of a transaction runs or is about to.
 func (s *Systemd) IsWorkingOn(ctx context.Context, request string) (bool, error) {
-	units, err := s.working(ctx)
-	return slices.ContainsFunc(units, func(name string) bool { return isOf(name, request) }), err
+	return s.any(ctx, func(u dbus.UnitStatus) bool { return isOf(u.Name, request) && (u.JobId != 0 || isRunning(u)) })
 }
 
-// IsChanging tells whether a unit of any transaction but those of a request changes the system: one that is past prepare, which may
+// IsChanging tells whether a unit of any transaction but those of a request changes the system just now: one that is past prepare, which may
 // also just be waiting.
 func (s *Systemd) IsChanging(ctx context.Context, except string) (bool, error) {
-	units, err := s.working(ctx)
-	return slices.ContainsFunc(units, func(name string) bool {
-		return !isOf(name, except) && !strings.HasPrefix(name, "liveapply@") && !strings.HasPrefix(name, "liveapply-prepare@")
-	}), err
+	return s.any(ctx, func(u dbus.UnitStatus) bool {
+		waits := strings.HasPrefix(u.Name, "liveapply@") || strings.HasPrefix(u.Name, "liveapply-prepare@")
+		return !waits && !isOf(u.Name, except) && isRunning(u)
+	})
 }
 
-// working returns the units of transactions that run or are about to. (Patterns for the units of one request would have to be escaped
+func isRunning(u dbus.UnitStatus) bool {
+	return u.ActiveState == "activating" || u.ActiveState == "deactivating"
+}
+
+// any tells whether there is such a unit among those of transactions. (Patterns for the units of one request would have to be escaped
 // once more: an instance can have backslashes.)
-func (s *Systemd) working(ctx context.Context) ([]string, error) {
+func (s *Systemd) any(ctx context.Context, is func(dbus.UnitStatus) bool) (bool, error) {
 	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{"liveapply@*.service", "liveapply-*@*.service", ResetUnit})
 	if err != nil {
-		return nil, fmt.Errorf("asking systemd for the units that work: %w", err)
+		return false, fmt.Errorf("asking systemd for the units that work: %w", err)
 	}
-	var names []string
-	for _, u := range units {
-		if u.JobId != 0 || u.ActiveState == "activating" || u.ActiveState == "deactivating" {
-			names = append(names, u.Name)
-		}
-	}
-	return names, nil
+	return slices.ContainsFunc(units, is), nil
 }

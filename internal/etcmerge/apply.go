@@ -24,7 +24,7 @@ import (
 func Apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs) (*Result, error) {
 	result, err := apply(ctx, repo, plan, dirs)
 	if err != nil {
-		return nil, fmt.Errorf("change %s: %w", dirs.Etc, err)
+		return nil, fmt.Errorf("change /etc: %w", err)
 	}
 	return result, nil
 }
@@ -114,9 +114,8 @@ func (a *application) run(changes []Change) error {
 	if err := a.stampDirs(stamp); err != nil {
 		return err
 	}
-	if err := a.syncEtc(); err != nil {
-		return err
-	}
+	// No sync: a power cut leaves of this what a kill does, each path as before or as put, and the journal, which is on disk, knows
+	// both. What is in a file was on disk before the file got its name. Commit syncs, because after it the journal knows less.
 	return a.removeFrom(a.fresh, freshName, nil) // what was kept
 }
 

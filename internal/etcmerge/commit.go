@@ -7,8 +7,9 @@ import (
 	"slices"
 )
 
-// Commit makes the current transaction permanent: Rollback no longer takes it back, Reset does. It is one write of the journal.
-// Originals that Reset would not need are dropped. Without a transaction it does nothing.
+// Commit makes the current transaction permanent: Rollback no longer takes it back, Reset does. It is one write of the journal, which is
+// on disk with all that was changed in /etc when it takes the place of the old one. That it did may be lost in a power cut; Reset leads to the
+// same /etc by either. Originals that Reset would not need are dropped. Without a transaction it does nothing.
 func Commit(dirs Dirs) error {
 	s, err := openStore(context.Background(), dirs, false)
 	if errors.Is(err, errNoStore) {
@@ -19,7 +20,7 @@ func Commit(dirs Dirs) error {
 		err = s.commit()
 	}
 	if err != nil {
-		return fmt.Errorf("commit the journal of %s: %w", dirs.Etc, err)
+		return fmt.Errorf("commit the journal of /etc: %w", err)
 	}
 	return nil
 }
@@ -31,18 +32,20 @@ func (s *store) commit() error {
 	if s.journal.Current.isEmpty() {
 		return nil
 	}
-	numbers := s.journal.Next
 	if err := s.fold(); err != nil {
 		return err
 	}
-	needs := onlyJournal
-	if s.journal.Next != numbers {
-		needs = wholeStore // an account file to go back to was made
+	if s.apart { // otherwise it is on the Store's file system
+		if err := s.syncEtc(); err != nil {
+			return err
+		}
 	}
-	if err := s.writeJournal(needs); err != nil {
+	// The folded journal no longer knows what the transactions before this one put: a path that is like that again after a power cut
+	// would be taken for the administrator's. So the changes in /etc have to be on disk before it is.
+	if err := s.replaceJournal(wholeStore); err != nil {
 		return err
 	}
-	return s.clear()
+	return s.clear() // the file system's own log keeps the order: no original is gone before the journal that names it
 }
 
 // fold adds the current transaction to the committed ones. What a path goes back to is what Reset would have left just before this transaction.

@@ -10,8 +10,11 @@
 package etcmerge
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"strings"
 )
 
@@ -19,8 +22,25 @@ import (
 // the very inode that it was: on a deployment, both are reached below one mount of /sysroot.
 // Where they do not, files are copied.
 type Dirs struct {
-	Etc   string // /etc
+	Etc   string // /etc; that is what messages call it, whatever the path
 	Store string // the journal's directory, mode 0700: journal.json, saved/, new/; made by Apply in a directory that exists, removed by Reset
+	// StoreName is what messages call the Store, where its path means something to this process only (/proc/self/fd/…). They
+	// tell people to go there. Empty means Store.
+	StoreName string
+}
+
+// inStore names something in the Store, or the Store itself, in messages.
+func (d Dirs) inStore(names ...string) string {
+	return filepath.Join(append([]string{cmp.Or(d.StoreName, d.Store)}, names...)...)
+}
+
+// bare takes the path out of an error of package os.
+func bare(err error) error {
+	var named *fs.PathError
+	if errors.As(err, &named) {
+		return named.Err
+	}
+	return err
 }
 
 // Result is what was done. All paths are relative to /etc, in tree order.

@@ -35,23 +35,53 @@ func (f *accountMerge) clashes(path string) []Conflict {
 		return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last), strings.Compare(a.owner, b.owner))
 	})
 	var conflicts []Conflict
-	var arrived, local *idRange // those of each sort that reach farthest so far
+	var arrived, local reach
 	for i := range all {
 		r := &all[i]
-		if r.arrives && local != nil && local.last >= r.first && local.owner != r.owner {
-			conflicts = append(conflicts, format.clash(path, *r, *local))
+		if other := local.into(r); r.arrives && other != nil {
+			conflicts = append(conflicts, format.clash(path, *r, *other))
 		}
-		if r.local && arrived != nil && arrived.last >= r.first && arrived.owner != r.owner {
-			conflicts = append(conflicts, format.clash(path, *arrived, *r))
+		if other := arrived.into(r); r.local && other != nil {
+			conflicts = append(conflicts, format.clash(path, *other, *r))
 		}
-		if r.arrives && (arrived == nil || r.last > arrived.last) {
-			arrived = r
+		if r.arrives {
+			arrived.add(r)
 		}
-		if r.local && (local == nil || r.last > local.last) {
-			local = r
+		if r.local {
+			local.add(r)
 		}
 	}
 	return conflicts
+}
+
+// reach is how far the ranges of a sort reach, of those that begin no later than the present one.
+type reach struct {
+	far   *idRange // the one that reaches farthest
+	other *idRange // the one of another owner than far that does
+}
+
+func (x *reach) add(r *idRange) {
+	switch {
+	case x.far == nil, r.last > x.far.last && r.owner == x.far.owner:
+		x.far = r
+	case r.owner == x.far.owner:
+	case r.last > x.far.last:
+		x.far, x.other = r, x.far
+	case x.other == nil || r.last > x.other.last:
+		x.other = r
+	}
+}
+
+// into returns a range of another owner that reaches into r, nil if none does.
+func (x *reach) into(r *idRange) *idRange {
+	found := x.far
+	if found != nil && found.owner == r.owner {
+		found = x.other
+	}
+	if found == nil || found.last < r.first {
+		return nil
+	}
+	return found
 }
 
 // rangesIn returns the numbers that a file gives to its entries. What is no number has none.
@@ -82,7 +112,9 @@ func rangesIn(path string, content []byte) map[idRange]struct{} {
 	return set
 }
 
+// clash says what to do. Names are cut where no real one is as long (LOGIN_NAME_MAX): one is told of many times.
 func (f accountFormat) clash(path string, arriving, local idRange) Conflict {
+	arriving.owner, local.owner = fmt.Sprintf("%.256s", arriving.owner), fmt.Sprintf("%.256s", local.owner)
 	if f.ids == idRanges {
 		return Conflict{path, fmt.Sprintf("the target gives %s the ids %d to %d, but the local owner %s has %d to %d: give %s another range, and apply again",
 			arriving.owner, arriving.first, arriving.last, local.owner, local.first, local.last, local.owner)}

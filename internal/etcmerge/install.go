@@ -188,7 +188,7 @@ func (s *store) openSame(path string, p present) (int, error) {
 // syncEtc waits until all changes in /etc are on disk: one syncfs instead of a fsync of each directory.
 func (s *store) syncEtc() error {
 	if err := unix.Syncfs(s.etc.fd); err != nil {
-		return fmt.Errorf("sync %s: %w", s.dirs.Etc, err)
+		return fmt.Errorf("sync /etc: %w", err)
 	}
 	return nil
 }

@@ -220,29 +220,28 @@ func checkPath(path string) error {
 }
 
 // readJournal reads the journal of a Store. Without a Store it is empty.
-func readJournal(store string) (*journal, error) {
-	path := filepath.Join(store, journalName)
-	data, err := os.ReadFile(path)
+func readJournal(dirs Dirs) (*journal, error) {
+	data, err := os.ReadFile(filepath.Join(dirs.Store, journalName))
 	if errors.Is(err, fs.ErrNotExist) {
 		// The journal is the first that is made in a Store, and the last that goes.
-		if saved, err := os.ReadDir(filepath.Join(store, savedName)); err == nil && len(saved) > 0 {
-			return nil, damaged(path, errors.New("it is missing, but there are saved files"))
+		if saved, err := os.ReadDir(filepath.Join(dirs.Store, savedName)); err == nil && len(saved) > 0 {
+			return nil, damaged(dirs, errors.New("it is missing, but there are saved files"))
 		}
 		return &journal{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the journal: %w", err)
+		return nil, fmt.Errorf("read the journal %s: %w", dirs.inStore(journalName), bare(err))
 	}
 	j, err := decodeJournal(data)
 	if err != nil {
-		return nil, damaged(path, err)
+		return nil, damaged(dirs, err)
 	}
 	return j, nil
 }
 
-func damaged(path string, err error) error {
+func damaged(dirs Dirs, err error) error {
 	return fmt.Errorf("%w: %s: %w; nothing was done. What was changed in /etc earlier can no longer be taken back: compare /etc with /usr/etc (ostree admin config-diff), "+
-		"copy back from %s what is needed, and remove %s", ErrDamaged, path, err, filepath.Join(filepath.Dir(path), savedName), filepath.Dir(path))
+		"copy back from %s what is needed, and remove %s", ErrDamaged, dirs.inStore(journalName), err, dirs.inStore(savedName), dirs.inStore())
 }
 
 // scope says what has to be on disk before the journal is.
@@ -257,18 +256,30 @@ const (
 
 // writeJournal replaces the journal. When it returns, the new one, and what it needs, is on disk.
 func (s *store) writeJournal(needs scope) error {
-	data, err := encodeJournal(s.journal)
-	if err != nil {
+	if err := s.replaceJournal(needs); err != nil {
 		return err
 	}
-	if err := s.replaceJournal(data, needs); err != nil {
-		_ = unix.Unlinkat(s.fd, journalTmp, 0)
-		return fmt.Errorf("write the journal %s: %w", filepath.Join(s.dirs.Store, journalName), err)
+	if err := unix.Fsync(s.fd); err != nil {
+		return fmt.Errorf("sync the journal's directory %s: %w", s.dirs.inStore(), err)
 	}
 	return nil
 }
 
-func (s *store) replaceJournal(data []byte, needs scope) error {
+// replaceJournal replaces the journal by one that is on disk, with what it needs. A power cut may bring the old one back, until the
+// directory is synced.
+func (s *store) replaceJournal(needs scope) error {
+	data, err := encodeJournal(s.journal)
+	if err == nil {
+		err = s.renameJournal(data, needs)
+	}
+	if err != nil {
+		_ = unix.Unlinkat(s.fd, journalTmp, 0)
+		return fmt.Errorf("write the journal %s: %w", s.dirs.inStore(journalName), err)
+	}
+	return nil
+}
+
+func (s *store) renameJournal(data []byte, needs scope) error {
 	_ = unix.Unlinkat(s.fd, journalTmp, 0) // of a killed one
 	fd, err := openNew(s.fd, journalTmp)
 	if err != nil {
@@ -287,8 +298,5 @@ func (s *store) replaceJournal(data []byte, needs scope) error {
 	if err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
-	if err := unix.Renameat(s.fd, journalTmp, s.fd, journalName); err != nil {
-		return err
-	}
-	return unix.Fsync(s.fd)
+	return unix.Renameat(s.fd, journalTmp, s.fd, journalName)
 }

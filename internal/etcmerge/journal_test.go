@@ -92,31 +92,6 @@ func TestMissingEtcIsAnError(t *testing.T) {
 	}
 }
 
-func FuzzJournal(f *testing.F) {
-	j := &journal{Next: 3, Reverting: revertingAll}
-	j.Current.Records = []record{{Path: "a", Before: State{Type: Regular, Mode: 0o644, Xattrs: []Xattr{{Name: []byte("user.\xff"), Value: []byte{0}}}}, Saved: "1", After: []State{{}, {Type: Directory}}, Put: "2"}}
-	j.Committed.Dirs = []dirTime{{Path: "", MTime: -1, Stamps: []int64{5}}}
-	good, err := encodeJournal(j)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good)
-	f.Add([]byte(`{"version":1,"journal":{"next":0},"sha256":"` + strings.Repeat("0", 64) + `"}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		j, err := decodeJournal(data)
-		if err != nil {
-			return
-		}
-		again, err := encodeJournal(j)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := decodeJournal(again); err != nil {
-			t.Errorf("what was read cannot be written and read again: %v", err)
-		}
-	})
-}
-
 func TestJournalThatLeadsElsewhereIsRefused(t *testing.T) {
 	for name, j := range map[string]*journal{
 		"up":             {Current: section{Records: []record{{Path: "../x"}}}},

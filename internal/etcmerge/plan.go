@@ -89,7 +89,7 @@ const (
 func MakePlan(ctx context.Context, repo *ostree.Repo, old, new ostree.Tree, dirs Dirs) (*Plan, error) {
 	plan, err := makePlan(ctx, repo, old, new, dirs)
 	if err != nil {
-		return nil, fmt.Errorf("plan the merge of %s: %w", dirs.Etc, err)
+		return nil, fmt.Errorf("plan the merge of /etc: %w", err)
 	}
 	return plan, nil
 }
@@ -98,7 +98,7 @@ func makePlan(ctx context.Context, repo *ostree.Repo, old, new ostree.Tree, dirs
 	if old.IsZero() || new.IsZero() {
 		return nil, errors.New("the live commit or the target has no /usr/etc: without both there is nothing to merge from and to; only a reboot leads to this target")
 	}
-	journal, err := readJournal(dirs.Store)
+	journal, err := readJournal(dirs)
 	if err != nil {
 		return nil, err
 	}

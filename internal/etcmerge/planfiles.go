@@ -22,7 +22,7 @@ type NewFile struct {
 func PlanFiles(dirs Dirs, files []NewFile) (*Plan, error) {
 	plan, err := planFiles(dirs, files)
 	if err != nil {
-		return nil, fmt.Errorf("plan files for %s: %w", dirs.Etc, err)
+		return nil, fmt.Errorf("plan files for /etc: %w", err)
 	}
 	return plan, nil
 }

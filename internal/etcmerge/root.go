@@ -23,7 +23,7 @@ type etcRoot struct {
 func openEtc(path string) (*etcRoot, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, fmt.Errorf("open /etc: %w", err)
 	}
 	return &etcRoot{fd: fd, dirFd: -1}, nil
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +32,7 @@ var errNoStore = errors.New("there is no journal")
 // openStore opens the Store, waits for its lock, reads the journal, and clears away what a killed operation left.
 // With create it is made if it does not exist; without, that is errNoStore.
 func openStore(ctx context.Context, dirs Dirs, create bool) (*store, error) {
-	fd, err := lockStore(ctx, dirs.Store, create)
+	fd, err := lockStore(ctx, dirs, create)
 	if err != nil {
 		return nil, err
 	}
@@ -47,17 +45,17 @@ func openStore(ctx context.Context, dirs Dirs, create bool) (*store, error) {
 }
 
 func (s *store) open() (err error) {
-	if s.journal, err = readJournal(s.dirs.Store); err != nil {
+	if s.journal, err = readJournal(s.dirs); err != nil {
 		return err
 	}
 	if s.etc, err = openEtc(s.dirs.Etc); err != nil {
 		return err
 	}
 	if s.apart, err = areApart(s.fd, s.etc.fd); err != nil {
-		return fmt.Errorf("compare the mounts of %s and %s: %w", s.dirs.Store, s.dirs.Etc, err)
+		return fmt.Errorf("compare the mounts of %s and /etc: %w", s.dirs.inStore(), err)
 	}
 	if err := s.openDirs(); err != nil {
-		return fmt.Errorf("open the journal's directory %s: %w", s.dirs.Store, err)
+		return fmt.Errorf("open the journal's directory %s: %w", s.dirs.inStore(), err)
 	}
 	return s.clear()
 }
@@ -88,11 +86,12 @@ func (s *store) close() {
 }
 
 // lockStore opens the Store and locks it against other operations. Reset removes it: whoever waited meanwhile begins again.
-func lockStore(ctx context.Context, path string, create bool) (int, error) {
+func lockStore(ctx context.Context, dirs Dirs, create bool) (int, error) {
+	path := dirs.Store
 	for {
 		if create {
-			if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-				return -1, fmt.Errorf("make the journal's directory: %w", err)
+			if err := unix.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+				return -1, fmt.Errorf("make the journal's directory %s: %w", dirs.inStore(), err)
 			}
 		}
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -100,11 +99,11 @@ func lockStore(ctx context.Context, path string, create bool) (int, error) {
 			return -1, errNoStore
 		}
 		if err != nil {
-			return -1, fmt.Errorf("open the journal's directory %s: %w", path, err)
+			return -1, fmt.Errorf("open the journal's directory %s: %w", dirs.inStore(), err)
 		}
 		if err := poll(ctx, func() error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
 			unix.Close(fd)
-			return -1, fmt.Errorf("lock the journal's directory %s: %w", path, err)
+			return -1, fmt.Errorf("lock the journal's directory %s: %w", dirs.inStore(), err)
 		}
 		var held, there unix.Stat_t
 		if unix.Fstat(fd, &held) == nil && unix.Stat(path, &there) == nil && held.Ino == there.Ino && held.Dev == there.Dev {
@@ -159,7 +158,7 @@ func (s *store) removeFrom(dir int, name string, keep map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	names, err := namesOf(fd, filepath.Join(s.dirs.Store, name))
+	names, err := namesOf(fd, s.dirs.inStore(name))
 	if err != nil {
 		return err
 	}
@@ -168,7 +167,7 @@ func (s *store) removeFrom(dir int, name string, keep map[string]bool) error {
 			continue
 		}
 		if err := removeAt(dir, n); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
-			return fmt.Errorf("remove %s: %w", filepath.Join(s.dirs.Store, name, n), err)
+			return fmt.Errorf("remove %s: %w", s.dirs.inStore(name, n), err)
 		}
 	}
 	return nil
@@ -244,7 +243,7 @@ func (s *store) readSaved(name string) ([]byte, error) {
 	}
 	content, err := readSmall(s.saved, name)
 	if err != nil {
-		return nil, fmt.Errorf("read %s, which the journal names: %w", filepath.Join(s.dirs.Store, savedName, name), err)
+		return nil, fmt.Errorf("read %s, which the journal names: %w", s.dirs.inStore(savedName, name), err)
 	}
 	return content, nil
 }

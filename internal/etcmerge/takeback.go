@@ -19,7 +19,7 @@ import (
 func Rollback(ctx context.Context, dirs Dirs) (*Result, error) {
 	result, err := takeBack(ctx, dirs, func(s *store, result *Result) error { return s.finish(false, result) })
 	if err != nil {
-		return nil, fmt.Errorf("roll back %s: %w", dirs.Etc, err)
+		return nil, fmt.Errorf("roll back /etc: %w", err)
 	}
 	return result, nil
 }
@@ -36,14 +36,14 @@ func Reset(ctx context.Context, dirs Dirs) (*Result, error) {
 		return s.destroy()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reset %s: %w", dirs.Etc, err)
+		return nil, fmt.Errorf("reset /etc: %w", err)
 	}
 	return result, nil
 }
 
 // Pending tells whether there is anything to take back.
 func Pending(dirs Dirs) (bool, error) {
-	j, err := readJournal(dirs.Store)
+	j, err := readJournal(dirs)
 	if err != nil {
 		return false, err
 	}
@@ -112,7 +112,7 @@ func (s *store) checkSaved(section *section) error {
 			return err
 		}
 		if r.isPut(p.State) && !same(p.State, r.Before) {
-			return damaged(filepath.Join(s.dirs.Store, journalName), fmt.Errorf("the original of %s, %s, is missing", display(r.Path), filepath.Join(savedName, r.Saved)))
+			return damaged(s.dirs, fmt.Errorf("the original of %s, %s, is missing", display(r.Path), filepath.Join(savedName, r.Saved)))
 		}
 	}
 	return nil
@@ -171,7 +171,7 @@ func (s *store) destroy() error {
 		}
 	}
 	if err := unix.Rmdir(s.dirs.Store); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
-		return fmt.Errorf("remove %s: %w", s.dirs.Store, err)
+		return fmt.Errorf("remove %s: %w", s.dirs.inStore(), err)
 	}
 	return nil
 }

@@ -255,22 +255,3 @@ func TestDeepNestingEnds(t *testing.T) {
 		t.Errorf("100,000 variants in each other: %v", err)
 	}
 }
-
-func FuzzValue(f *testing.F) {
-	for _, vector := range vectors(f) {
-		f.Add(vector.typ, vector.data)
-	}
-	f.Fuzz(func(t *testing.T, typ string, data []byte) {
-		v, err := New(typ, data)
-		if err != nil {
-			return
-		}
-		if v.CheckNormal() != nil {
-			_, _, _ = v.Lookup("target")
-			return
-		}
-		if _, err := show(v); err != nil {
-			t.Errorf("%s %x is in normal form, but reading it fails: %v", typ, data, err)
-		}
-	})
-}

@@ -73,13 +73,18 @@ func (s *Sysroot) bootEntries() ([]bootEntry, error) {
 	return entries, nil
 }
 
-// readBootEntry follows ostree_bootconfig_parser_parse_at: a key, one space or tab, a value.
 func readBootEntry(path string) (bootEntry, error) {
 	data, err := readFileAt(unix.AT_FDCWD, path, maxConfig)
 	if err != nil {
 		return bootEntry{}, fmt.Errorf("boot loader entry %s: %w", path, err)
 	}
-	entry := bootEntry{file: path}
+	entry := parseBootEntry(data)
+	entry.file = path
+	return entry, nil
+}
+
+// parseBootEntry follows ostree_bootconfig_parser_parse_at: a key, one space or tab, a value.
+func parseBootEntry(data []byte) (entry bootEntry) {
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimSuffix(line, "\n")
 		i := strings.IndexAny(line, " \t")
@@ -93,7 +98,7 @@ func readBootEntry(path string) (bootEntry, error) {
 			entry.options = value
 		}
 	}
-	return entry, nil
+	return entry
 }
 
 // compareBootEntries is compare_boot_loader_configs: the higher version first, those without one last.

@@ -597,3 +597,27 @@ func node(rt *rapid.T) ostreetest.Node {
 	}
 	return n
 }
+
+// A repo that is opened by a path below /proc/self/fd is named as people know it.
+func TestMessagesNameTheRepoAsTold(t *testing.T) {
+	const name = "/sysroot/ostree/repo"
+	path := ostreetest.Repo(t)
+	repo, err := ostree.OpenRepoAs(path, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer repo.Close()
+	if repo.Name() != name || repo.Path() != path {
+		t.Errorf("it is %s at %s, want %s at %s", repo.Name(), repo.Path(), name, path)
+	}
+	none := checksum(t, strings.Repeat("ab", 32))
+	_, commitErr := repo.Commit(none)
+	_, resolveErr := repo.Resolve("none")
+	_, configErr := ostree.OpenRepoAs(filepath.Dir(path), name)
+	_, openErr := ostree.OpenRepoAs(path+"-none", name)
+	for _, err := range []error{commitErr, resolveErr, configErr, openErr, repo.SetRef("", none), repo.RemoveRef(""), repo.VerifyFile(none)} {
+		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), path) {
+			t.Errorf("%v: want %s and not %s in it", err, name, path)
+		}
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/liveapply/liveapply/internal/gvariant"
 	"github.com/liveapply/liveapply/internal/ostree/ostreetest"
 	"golang.org/x/sys/unix"
 )
@@ -233,93 +232,4 @@ func TestKeyfiles(t *testing.T) {
 			t.Errorf("%q was taken", bad)
 		}
 	}
-}
-
-// seed gives a fuzz target the objects of a real commit.
-func seed(f *testing.F, suffix string) {
-	path := ostreetest.Repo(f)
-	ostreetest.Commit(f, path, "test", ostreetest.Spec{
-		"":             {Mode: os.ModeDir | 0o755, Xattrs: map[string]string{"user.a": "1", "user.b": "2"}},
-		"usr/bin/file": ostreetest.File("1"), "usr/bin/link": ostreetest.Link("file"),
-		"usr/lib/a/b": ostreetest.File("2"), "usr/owned": {Mode: os.ModeDir | 0o700, UID: 1, GID: 2},
-	}.Write(f))
-	objects, err := filepath.Glob(path + "/objects/*/*" + suffix)
-	if err != nil || len(objects) == 0 {
-		f.Fatal("no objects: ", err)
-	}
-	for _, name := range objects {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
-}
-
-// What is read has one serialized form, so nothing in an object can be overlooked.
-func FuzzDirtree(f *testing.F) {
-	seed(f, dirtreeSuffix)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		fuzz(t, dirtreeType, data, func(v gvariant.Value) ([]byte, error) {
-			tree, err := parseDirtree(v)
-			if err != nil {
-				return nil, err
-			}
-			return tree.serialize(), nil
-		})
-	})
-}
-
-func FuzzDirmeta(f *testing.F) {
-	seed(f, dirmetaSuffix)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		fuzz(t, dirmetaType, data, func(v gvariant.Value) ([]byte, error) {
-			meta, err := parseDirmeta(v)
-			if err != nil {
-				return nil, err
-			}
-			return meta.serialize(), nil
-		})
-	})
-}
-
-func FuzzCommit(f *testing.F) {
-	seed(f, commitSuffix)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		fuzz(t, commitType, data, func(v gvariant.Value) ([]byte, error) {
-			commit, err := parseCommit(v)
-			if err == nil && (commit.Root.Contents.IsZero() || commit.Root.Meta.IsZero()) {
-				t.Error("a commit without a tree")
-			}
-			return data, err
-		})
-	})
-}
-
-func fuzz(t *testing.T, typ string, data []byte, parse func(gvariant.Value) ([]byte, error)) {
-	value, err := gvariant.New(typ, data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if value.CheckNormal() != nil {
-		_, _ = parse(value) // must not panic
-		return
-	}
-	again, err := parse(value)
-	if err == nil && !bytes.Equal(again, data) {
-		t.Errorf("%x was read as %x", data, again)
-	}
-}
-
-func FuzzStagedDeployment(f *testing.F) {
-	for _, seed := range []string{"", "nonsense", "target\x00\x00"} {
-		f.Add([]byte(seed))
-	}
-	s := &Sysroot{root: f.TempDir()}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if d, ok, err := s.parseStaged(data); err == nil && ok {
-			t.Errorf("%x is deployment %v, which does not exist", data, d)
-		}
-		_, _, _ = backingRoot(data)
-	})
 }

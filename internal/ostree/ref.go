@@ -19,8 +19,8 @@ import (
 //
 // Unlike libostree, SetRef does not write the summary when core.auto-update-summary is set, does not notice
 // transactions, and refuses a name under which there is a directory, also when no ref is below it. Like
-// libostree it does not ask whether the repo has the commit, and does not sync the directory: after a power
-// cut the ref may be as it was.
+// libostree it takes no lock, does not ask whether the repo has the commit, and does not sync the directory:
+// after a power cut the ref may be as it was.
 func (r *Repo) SetRef(name string, c Checksum) error {
 	if err := r.setRef(name, c); err != nil {
 		return fmt.Errorf("set ref %q in the OSTree repo %s to %s: %w", name, r.name, c, err)

@@ -122,11 +122,16 @@ func (r *Repo) readRef(path string) (Checksum, error) {
 	if err != nil {
 		return Checksum{}, err
 	}
-	c, err := ParseChecksum(strings.TrimRight(string(data), " \t\r\n"))
+	c, err := parseRef(data)
 	if err != nil {
 		return Checksum{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
+}
+
+// parseRef parses what is in a ref's file.
+func parseRef(data []byte) (Checksum, error) {
+	return ParseChecksum(strings.TrimRight(string(data), " \t\r\n"))
 }
 
 func (r *Repo) readDir(path string) ([]string, error) {

@@ -51,7 +51,9 @@ func (m *Machine) takeBackEtc(ctx context.Context, t *state.Transaction) (*etcme
 
 // abandonedJournal is where a damaged journal goes, beside its place, until /etc has been taken back without it: by that name, a way back
 // that was interrupted is known.
-func (s *storage) abandonedJournal() string { return s.etcDirs().Store + ".damaged" }
+func (s *storage) abandonedJournal() string { return s.etcDirs().Store + damagedSuffix }
+
+const damagedSuffix = ".damaged"
 
 func (s *storage) isJournalAbandoned() bool {
 	_, err := os.Lstat(s.abandonedJournal())
@@ -89,7 +91,7 @@ func (s *storage) takeBackByDefaults(ctx context.Context) (*etcmerge.Result, err
 	for _, commit := range commits {
 		defaults, err := s.tree(commit, etcTree)
 		if err != nil {
-			return nil, fmt.Errorf("%w; compare /etc with /usr/etc (ostree admin config-diff), copy back what is needed, and remove %s", err, s.abandonedJournal())
+			return nil, fmt.Errorf("%w; compare /etc with /usr/etc (ostree admin config-diff), copy back what is needed, and remove %s", err, s.etcDirs().StoreName+damagedSuffix)
 		}
 		plan, err := etcmerge.MakePlan(ctx, s.Repo, defaults, booted, s.etcDirs())
 		if err != nil {
@@ -102,6 +104,9 @@ func (s *storage) takeBackByDefaults(ctx context.Context) (*etcmerge.Result, err
 		all.Restored = append(all.Restored, result.Changed...)
 		all.Kept = append(all.Kept, result.Kept...)
 		// Nobody wants to take that back: from here on it is as it was before.
+		if err := etcmerge.Commit(s.etcDirs()); err != nil {
+			return nil, err
+		}
 		if err := layer.Remove(s.etcDirs().Store); err != nil {
 			return nil, err
 		}

@@ -158,7 +158,7 @@ func (s *storage) root() string { return fmt.Sprintf("/proc/self/fd/%d", s.sysro
 
 // openRepo gives access to the repo.
 func (s *storage) openRepo() (err error) {
-	s.Repo, err = ostree.OpenRepo(filepath.Join(s.root(), "ostree/repo"))
+	s.Repo, err = ostree.OpenRepoAs(filepath.Join(s.root(), "ostree/repo"), filepath.Join(physicalRoot, "ostree/repo"))
 	return err
 }
 
@@ -173,7 +173,11 @@ func (s *storage) Close() {
 // etcDirs is what package etcmerge works on: /etc of the booted deployment by its path below /sysroot, so that files
 // can be renamed between it and the journal's directory.
 func (s *storage) etcDirs() etcmerge.Dirs {
-	return etcmerge.Dirs{Etc: filepath.Join(s.root(), s.machine.Booted.Path(), "etc"), Store: filepath.Join(s.dir, "etc")}
+	return etcmerge.Dirs{
+		Etc:       filepath.Join(s.root(), s.machine.Booted.Path(), "etc"),
+		Store:     filepath.Join(s.dir, "etc"),
+		StoreName: filepath.Join(physicalRoot, s.machine.Booted.BackingPath(), "liveapply/etc"),
+	}
 }
 
 // usrTree and etcTree are where a commit's tree has what becomes /usr and /etc.

@@ -240,8 +240,7 @@ func readJournal(dirs Dirs) (*journal, error) {
 }
 
 func damaged(dirs Dirs, err error) error {
-	return fmt.Errorf("%w: %s: %w; nothing was done. What was changed in /etc earlier can no longer be taken back: compare /etc with /usr/etc (ostree admin config-diff), "+
-		"copy back from %s what is needed, and remove %s", ErrDamaged, dirs.inStore(journalName), err, dirs.inStore(savedName), dirs.inStore())
+	return fmt.Errorf("%w: %s: %w; nothing was done. To take /etc back by the defaults of the commits: liveapplyctl reset", ErrDamaged, dirs.inStore(journalName), err)
 }
 
 // scope says what has to be on disk before the journal is.

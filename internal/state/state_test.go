@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/ostree"
 )
@@ -276,6 +277,40 @@ func TestSecondClaimWaitsForTheFirstToEnd(t *testing.T) {
 	}
 	if second.Request != "second" || second.ID == first.ID {
 		t.Errorf("the second got %+v", second)
+	}
+}
+
+func TestWatchLooksWhereThereIsNoInotifyLeft(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	writeFile(t, path, "")
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openEvents(dir, unix.IN_DELETE); !isExhausted(err) {
+		t.Fatalf("got %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	looks := 0
+	err := watch(ctx, dir, unix.IN_DELETE, func() (bool, error) {
+		if looks++; looks == 2 {
+			return false, os.Remove(path)
+		}
+		_, err := os.Lstat(path)
+		return errors.Is(err, os.ErrNotExist), nil
+	})
+	if err != nil || looks != 3 {
+		t.Errorf("looked %d times: %v", looks, err)
+	}
+	cancel()
+	if err := watch(ctx, dir, unix.IN_DELETE, func() (bool, error) { return false, nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 }
 

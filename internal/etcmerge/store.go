@@ -135,6 +135,9 @@ func areApart(a, b int) (bool, error) {
 // clear removes what a killed operation left: all of new/, what the journal does not know in saved/, and
 // temporary files in /etc.
 func (s *store) clear() error {
+	if err := removeAt(s.fd, journalTmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", s.dirs.inStore(journalTmp), err)
+	}
 	if err := s.removeFrom(s.fresh, freshName, nil); err != nil {
 		return err
 	}

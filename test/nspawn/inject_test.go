@@ -97,14 +97,13 @@ func injectionTarget(tree *nspawn.Tree) {
 	tree.Write("usr/lib/tmpfiles.d/lab.conf", "d /var/lib/lab-2 0750 root root\n", 0o644)
 }
 
+// making is held while a machine is made: ostree freezes the filesystem for an instant when it deploys, and fails if somebody else does.
+var making sync.Mutex
+
 // newInjection boots a machine, and looks at both states that a disturbed transaction may end in.
 func newInjection(t *testing.T) *injection {
 	t.Helper()
-	l := &injection{v1: lab.Derive(t, product(t, nspawn.Trixie), injectionBase)}
-	l.m = lab.Machine(t, l.v1, nspawn.Options{})
-	l.m.Boot()
-	makeTransient(l.m)
-	l.v2 = derived(t, l.m, l.v1, injectionTarget)
+	l := makeInjection(t)
 	l.m.Run("mkdir", injectDir)
 	l.m.Write(injectDir+"/run", wrapper)
 	l.m.Run("chmod", "755", injectDir+"/run")
@@ -139,6 +138,19 @@ func newInjection(t *testing.T) *injection {
 	l.live = l.look(t)
 	reset(t, l.m)
 	l.requireIs(t, "before", l.before)
+	return l
+}
+
+// makeInjection makes the machine and boots it.
+func makeInjection(t *testing.T) *injection {
+	t.Helper()
+	making.Lock()
+	defer making.Unlock()
+	l := &injection{v1: lab.Derive(t, product(t, nspawn.Trixie), injectionBase)}
+	l.m = lab.Machine(t, l.v1, nspawn.Options{})
+	l.m.Boot()
+	makeTransient(l.m)
+	l.v2 = derived(t, l.m, l.v1, injectionTarget)
 	return l
 }
 
@@ -328,9 +340,7 @@ func TestEveryFaultEndsWell(t *testing.T) {
 				total[verb] = &tally{}
 			}
 			t.Run(s.name, func(t *testing.T) {
-				if exhaustive {
-					t.Parallel()
-				}
+				t.Parallel()
 				l := newInjection(t)
 				for _, verb := range s.verbs {
 					got := l.tryAll(t, s, verb, exhaustive)

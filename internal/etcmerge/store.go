@@ -132,7 +132,7 @@ func areApart(a, b int) (bool, error) {
 	return stats[0].Mnt_id != stats[1].Mnt_id || stats[0].Dev_major != stats[1].Dev_major || stats[0].Dev_minor != stats[1].Dev_minor, nil
 }
 
-// clear removes what a killed operation left: all of new/, what the journal does not know in saved/, and
+// clear removes what a killed operation left: a journal that did not get its name, all of new/, what the journal does not know in saved/, and
 // temporary files in /etc.
 func (s *store) clear() error {
 	if err := removeAt(s.fd, journalTmp); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -150,7 +150,7 @@ func (l *Lab) removeLeftovers() error {
 		return err
 	}
 	for _, group := range groups {
-		if err := killCgroup(group); err != nil {
+		if err := killCgroup(group, l.run); err != nil {
 			return err
 		}
 	}

@@ -240,14 +240,14 @@ func (m *Machine) shutDown(verb string, status int) {
 	if got := m.nspawn.ProcessState.ExitCode(); got != status {
 		m.t.Fatalf("%s: systemd-nspawn exited with %d after systemctl %s, want %d. Console:\n%s", m.name, got, verb, status, m.Console())
 	}
-	m.check(killCgroup(m.cgroup()))
+	m.check(killCgroup(m.cgroup(), m.Sysroot()))
 }
 
 // PowerCut ends every process of the machine at once, without warning. /run is gone; what had been
 // written to /etc, /var and the repo is as it was at that instant.
 func (m *Machine) PowerCut() {
 	m.t.Helper()
-	m.check(killCgroup(m.cgroup()))
+	m.check(killCgroup(m.cgroup(), m.Sysroot()))
 	<-m.exited
 	m.pid = 0
 }

@@ -37,11 +37,13 @@ func ParseAllow(s string) (Allow, error) {
 
 // Config is what liveapply.conf says.
 type Config struct {
-	Allow         Allow  // Allow=
-	Transient     bool   // Transient=: do not stage a deployment of the target
-	VerifyContent bool   // VerifyContent=: check the content of each file that is linked, not only its name
-	RequestedBy   string // RequestedBy=, in requests only: who asked
-	Warnings      []string
+	Allow         Allow // Allow=
+	Transient     bool  // Transient=: do not stage a deployment of the target
+	VerifyContent bool  // VerifyContent=: check the content of each file that is linked, not only its name
+	// PackageDatabase=: where a tree may have a dpkg database, before the usual places. Each one adds to the list, an empty one clears it.
+	PackageDatabase []string
+	RequestedBy     string // RequestedBy=, in requests only: who asked
+	Warnings        []string
 }
 
 // Dirs are where configuration is looked for, below Root; tests give their own.
@@ -154,6 +156,12 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 		c.Transient, err = parseBool(option.Value)
 	case "VerifyContent":
 		c.VerifyContent, err = parseBool(option.Value)
+	case "PackageDatabase":
+		if option.Value == "" {
+			c.PackageDatabase = nil
+			return nil
+		}
+		c.PackageDatabase = append(c.PackageDatabase, strings.Fields(option.Value)...)
 	case "RequestedBy":
 		if !isRequest {
 			return errUnknown

@@ -9,16 +9,18 @@ import (
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // Impact is what a change means. Nothing in it depends on the order in which paths are looked at.
 type Impact struct {
-	Kind     Kind     `json:"kind"`
-	Files    Files    `json:"files"` // of /usr; directories are not counted
-	Units    Units    `json:"units"`
-	Sysusers []string `json:"sysusers,omitempty"` // names of the sysusers.d fragments that changed
-	Tmpfiles []string `json:"tmpfiles,omitempty"` // names of the tmpfiles.d fragments that changed
+	Kind     Kind             `json:"kind"`
+	Files    Files            `json:"files"`    // of /usr; directories are not counted
+	Packages pkgdb.Difference `json:"packages"` // none are known where the commits have no package database
+	Units    Units            `json:"units"`
+	Sysusers []string         `json:"sysusers,omitempty"` // names of the sysusers.d fragments that changed
+	Tmpfiles []string         `json:"tmpfiles,omitempty"` // names of the tmpfiles.d fragments that changed
 	// Libraries: ld.so.cache lists something else now. Hwdb: so does the hardware database.
 	Libraries bool   `json:"libraries,omitempty"`
 	Hwdb      bool   `json:"hwdb,omitempty"`
@@ -72,9 +74,9 @@ func (r Reload) Union(other Reload) Reload {
 	}
 }
 
-// Of says what the changes of /usr and /etc mean.
-func Of(usr []treediff.Change, etc *etcmerge.Plan) Impact {
-	i := Impact{Kind: None, RebootRequired: []string{}}
+// Of says what the changes of /usr and /etc mean, and those of the packages.
+func Of(usr []treediff.Change, etc *etcmerge.Plan, packages pkgdb.Difference) Impact {
+	i := Impact{Kind: None, Packages: packages, RebootRequired: []string{}}
 	for _, change := range usr {
 		i.count(change)
 		if !isOnlyDirectory(change) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/treediff"
 )
 
@@ -58,7 +59,7 @@ func TestImpactFollowsThePathsThatChanged(t *testing.T) {
 			if test.want.RebootRequired == nil {
 				test.want.RebootRequired = []string{}
 			}
-			got := Of([]treediff.Change{{Path: test.path, Old: test.old, New: test.new}}, &etcmerge.Plan{})
+			got := Of([]treediff.Change{{Path: test.path, Old: test.old, New: test.new}}, &etcmerge.Plan{}, pkgdb.Difference{})
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("impact (-want +got):\n%s", diff)
 			}
@@ -73,7 +74,7 @@ func TestReasonsAndUnitsAreNamedOnce(t *testing.T) {
 		{Path: "lib/modules/6.1/a", New: file},
 		{Path: "lib/systemd/system/x.service.d/b.conf", New: file},
 		{Path: "lib/systemd/system/x.service.d/a.conf", New: file},
-	}, nil)
+	}, nil, pkgdb.Difference{})
 	if diff := cmp.Diff([]string{"kernel", "systemd"}, got.RebootRequired); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
 	}

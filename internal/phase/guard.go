@@ -115,22 +115,36 @@ func (p *preparation) osRelease(commit *ostree.Commit) (map[string]string, error
 	return values, nil
 }
 
-// refuseByPolicy enforces Allow=additive: without knowledge of packages, no file may change or go.
+// refuseByPolicy enforces Allow=additive: no package that is there may change or go. Where the packages are the same, or not known, no
+// file may.
 func (p *preparation) refuseByPolicy() error {
 	if p.config.Allow != config.Additive {
 		return nil
 	}
+	what, names := "packages", p.plan.Impact.Packages.Replaced()
+	if p.plan.Impact.Packages.Empty() {
+		what, names = "files", p.replacedFiles()
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the policy Allow=additive forbids this commit, which changes or removes %d %s (%s): use --allow=replace, or reboot into it",
+		len(names), what, abbreviated(names))
+}
+
+// replacedFiles are the paths at which what is live does not stay as it is.
+func (p *preparation) replacedFiles() []string {
+	changes := p.changes
+	if p.plan.From != p.plan.Booted {
+		changes = p.fromLive
+	}
 	var paths []string
-	for _, change := range p.changes {
+	for _, change := range changes {
 		if impact.IsReplacing(change) {
 			paths = append(paths, "/usr/"+change.Path)
 		}
 	}
-	if len(paths) > 0 {
-		return fmt.Errorf("the policy Allow=additive forbids this commit, which changes or removes %d files (%s): use --allow=replace, or reboot into it",
-			len(paths), abbreviated(paths))
-	}
-	return nil
+	return paths
 }
 
 // abbreviated names the first few of many.

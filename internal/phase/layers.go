@@ -45,9 +45,9 @@ type manifest struct {
 }
 
 // newManifest describes the layer of a plan.
-func newManifest(plan *state.Plan) manifest {
+func newManifest(plan *state.Plan, reload impact.Reload) manifest {
 	return manifest{
-		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Target, Reload: plan.Impact.Reload,
+		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Target, Reload: reload,
 		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.Impact.RebootRequired,
 	}
 }

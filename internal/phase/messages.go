@@ -34,6 +34,11 @@ func announce(t *state.Transaction, id, message string, fields map[string]string
 		"LIVEAPPLY_FROM":        t.From.String(),
 		"LIVEAPPLY_TARGET":      t.Target.String(),
 	}
+	for field, value := range map[string]string{"LIVEAPPLY_REQUESTED_BY": t.RequestedBy, "LIVEAPPLY_ALLOW": t.Allow} {
+		if value != "" {
+			all[field] = value
+		}
+	}
 	maps.Copy(all, fields)
 	priority, special := priorities[id]
 	if !special {

@@ -14,6 +14,7 @@ import (
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/treediff"
 	"github.com/liveapply/liveapply/internal/underlay"
@@ -67,7 +68,9 @@ type preparation struct {
 	transaction *state.Transaction
 	config      *config.Config
 	plan        state.Plan
-	changes     []treediff.Change // of /usr, booted to target
+	changes     []treediff.Change // of /usr, booted to target: what the layer has
+	fromLive    []treediff.Change // of /usr, live to target, if booted is not live
+	layerReload impact.Reload     // when the layer comes, or goes
 }
 
 // identify fills in what the transaction is about: from where to where, for whom, under which rules.
@@ -84,7 +87,7 @@ func (p *preparation) identify() error {
 	for _, warning := range p.config.Warnings {
 		warn("%s", warning)
 	}
-	t.RequestedBy = p.config.RequestedBy
+	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
 	p.plan.Transaction, p.plan.Transient = t.ID, p.config.Transient
 	return nil
 }
@@ -172,11 +175,54 @@ func (p *preparation) compare(ctx context.Context) error {
 	if p.plan.Etc, err = etcmerge.MakePlan(ctx, p.Repo, oldDefaults, newDefaults, p.etcDirs()); err != nil {
 		return err
 	}
-	p.plan.Impact = impact.Of(p.changes, p.plan.Etc)
-	if p.plan.From != p.plan.Booted { // the live layer goes away
-		p.plan.Impact.Reload = p.plan.Impact.Reload.Union(p.reloadOf(p.plan.From))
+	return p.weigh(ctx, target)
+}
+
+// weigh says what the change means: for what is live, and, for the layer, for what was booted.
+func (p *preparation) weigh(ctx context.Context, target ostree.Tree) error {
+	packages, err := p.comparePackages()
+	if err != nil {
+		return err
 	}
+	p.plan.Impact = impact.Of(p.changes, p.plan.Etc, packages)
+	p.layerReload = p.plan.Impact.Reload
+	if p.plan.From == p.plan.Booted {
+		return nil
+	}
+	live, err := p.tree(p.plan.From, usrTree)
+	if err != nil {
+		return err
+	}
+	if p.fromLive, err = treediff.Diff(ctx, p.Repo, live, target); err != nil {
+		return err
+	}
+	sinceBoot := p.plan.Impact
+	p.plan.Impact = impact.Of(p.fromLive, p.plan.Etc, packages)
+	p.plan.Impact.RebootRequired = sinceBoot.RebootRequired // what an earlier application brought is not there yet, either
+	p.layerReload = p.layerReload.Union(p.plan.Impact.Reload)
 	return nil
+}
+
+// comparePackages compares the packages of the live commit and the target. A database that cannot be read is only in the way where the
+// policy asks for it.
+func (p *preparation) comparePackages() (pkgdb.Difference, error) {
+	live, err := p.Repo.Commit(p.plan.From)
+	if err != nil {
+		return pkgdb.Difference{}, err
+	}
+	target, err := p.Repo.Commit(p.plan.Target)
+	if err != nil {
+		return pkgdb.Difference{}, err
+	}
+	old, new, err := pkgdb.ReadBoth(p.Repo, live, target, p.config.PackageDatabase)
+	if err == nil {
+		return pkgdb.Diff(old, new), nil
+	}
+	if p.config.Allow == config.Additive {
+		return pkgdb.Difference{}, err
+	}
+	warn("%v; going by files alone", err)
+	return pkgdb.Diff(&pkgdb.Database{}, &pkgdb.Database{}), nil
 }
 
 // keepRunningKernel takes the modules of the running kernel out of the diff: it may need one at any time.
@@ -218,7 +264,7 @@ const verifyWorkers = 4
 func (p *preparation) build(ctx context.Context) error {
 	status("building the layer: %d changes", len(p.changes))
 	dir := p.storage.layerDir(p.plan.Target)
-	about := newManifest(&p.plan)
+	about := newManifest(&p.plan, p.layerReload)
 	if _, err := os.Lstat(dir); err == nil {
 		return writeManifest(dir, about)
 	}

@@ -36,6 +36,7 @@ type Entry struct {
 	Result      Result          `json:"result"`
 	Reason      string          `json:"reason"`
 	RequestedBy string          `json:"requested_by"`
+	Allow       string          `json:"allow"` // the policy under which it was applied or refused; empty for a reset
 	Phases      []PhaseRun      `json:"phases"`
 }
 
@@ -43,7 +44,7 @@ type Entry struct {
 func NewEntry(t *Transaction, result Result, reason string) Entry {
 	return Entry{
 		Transaction: t.ID, From: t.From, Target: t.Target, Started: t.Started,
-		Result: result, Reason: reason, RequestedBy: t.RequestedBy, Phases: t.Phases,
+		Result: result, Reason: reason, RequestedBy: t.RequestedBy, Allow: t.Allow, Phases: t.Phases,
 	}
 }
 

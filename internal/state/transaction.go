@@ -25,6 +25,7 @@ type Transaction struct {
 	Target      ostree.Checksum `json:"target"`
 	Started     time.Time       `json:"started"`
 	RequestedBy string          `json:"requested_by"`
+	Allow       string          `json:"allow"`     // the policy that allowed it, Allow=; empty for a reset
 	Staged      *StagedBefore   `json:"staged"`    // set if prepare stages a deployment of Target
 	Switched    bool            `json:"switched"`  // mount is about to change, or has changed, /usr
 	Committed   bool            `json:"committed"` // all is done: from here it is only brought to its end, never rolled back

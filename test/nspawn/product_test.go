@@ -102,6 +102,7 @@ type transaction struct {
 	Result      string `json:"result"`
 	Reason      string `json:"reason"`
 	RequestedBy string `json:"requested_by"`
+	Allow       string `json:"allow"`
 	Phases      []struct {
 		Name    string  `json:"name"`
 		Started string  `json:"started"`

@@ -22,7 +22,7 @@ import (
 // tool itself sees an /etc whose changes go elsewhere, in a mount namespace of its own; it changes nothing that the
 // journal does not know.
 func (s *storage) runIntoEtc(ctx context.Context, argv []string, paths ...string) error {
-	scratch, err := os.MkdirTemp(s.machine.State.Run, capturePrefix)
+	scratch, err := os.MkdirTemp(s.machine.State.Run, scratchPrefix)
 	if err != nil {
 		return fmt.Errorf("running %s: %w", argv[0], err)
 	}
@@ -52,17 +52,17 @@ func (s *storage) runIntoEtc(ctx context.Context, argv []string, paths ...string
 	return err
 }
 
-// capturePrefix begins the names of the directories into which tools write.
-const capturePrefix = "capture-"
+// scratchPrefix begins the names of what a phase has in /run/liveapply for a moment: what tools write, an origin file.
+const scratchPrefix = "scratch-"
 
-// removeCaptures removes what a phase left that was killed while a tool ran.
-func (m *Machine) removeCaptures() error {
-	captures, err := filepath.Glob(filepath.Join(m.State.Run, capturePrefix+"*"))
+// removeScratch removes what a phase left of that when it was killed.
+func (m *Machine) removeScratch() error {
+	left, err := filepath.Glob(filepath.Join(m.State.Run, scratchPrefix+"*"))
 	if err != nil {
 		return err
 	}
-	for _, dir := range captures {
-		if err := os.RemoveAll(dir); err != nil {
+	for _, path := range left {
+		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("removing what a killed phase left: %w", err)
 		}
 	}

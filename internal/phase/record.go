@@ -76,7 +76,7 @@ func (m *Machine) release() error {
 	if err := m.State.RemovePlan(); err != nil {
 		return err
 	}
-	if err := m.removeCaptures(); err != nil {
+	if err := m.removeScratch(); err != nil {
 		return err
 	}
 	return m.State.EndTransaction()

@@ -77,7 +77,7 @@ func readOrigin(deployment ostree.Deployment) (string, error) {
 func (m *Machine) stage(ctx context.Context, commit ostree.Checksum, origin string) error {
 	args := []string{"admin", "deploy", "--stage", "--no-prune", "--os=" + m.Booted.OSName}
 	if origin != "" {
-		path := filepath.Join(m.State.Run, "origin")
+		path := filepath.Join(m.State.Run, scratchPrefix+"origin")
 		if err := os.WriteFile(path, []byte(origin), 0o600); err != nil {
 			return fmt.Errorf("staging a deployment of commit %s: %w", commit, err)
 		}

@@ -8,7 +8,7 @@ import (
 )
 
 // Foresee makes the plan that an application of a commit would carry out, or says why it would be refused. It changes nothing, takes
-// part in no transaction, and does not wait for one.
+// part in no transaction, and does not wait for one. For those who may not read all of /etc, the plan has no Etc.
 func (m *Machine) Foresee(ctx context.Context, rev string, request config.Request) (*state.Plan, error) {
 	storage, err := m.viewStorage()
 	if err != nil {
@@ -18,7 +18,7 @@ func (m *Machine) Foresee(ctx context.Context, rev string, request config.Reques
 	if err := storage.openRepo(); err != nil {
 		return nil, err
 	}
-	p := &preparation{Machine: m, storage: storage}
+	p := &preparation{Machine: m, storage: storage, onlyLooks: true}
 	if err := p.resolve(rev); err != nil {
 		return nil, err
 	}

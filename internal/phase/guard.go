@@ -211,6 +211,9 @@ func (p *preparation) refuseTooLittleSpace() error {
 // etcNeed is what the etc phase takes: each new file is written out, and each old one kept by a link.
 func (p *preparation) etcNeed() (layer.Size, error) {
 	var need layer.Size
+	if p.plan.Etc == nil {
+		return need, nil
+	}
 	for _, change := range p.plan.Etc.Changes {
 		need.Inodes++
 		need.Bytes += blockSize + int64(len(change.Text))

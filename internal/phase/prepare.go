@@ -2,7 +2,9 @@ package phase
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -71,6 +73,7 @@ type preparation struct {
 	changes     []treediff.Change // of /usr, booted to target: what the layer has
 	fromLive    []treediff.Change // of /usr, live to target, if booted is not live
 	layerReload impact.Reload     // when the layer comes, or goes
+	onlyLooks   bool              // nothing is going to be applied; whoever asks may not be root
 }
 
 // identify fills in what the transaction is about: from where to where, for whom, under which rules.
@@ -172,7 +175,11 @@ func (p *preparation) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.plan.Etc, err = etcmerge.MakePlan(ctx, p.Repo, oldDefaults, newDefaults, p.etcDirs()); err != nil {
+	p.plan.Etc, err = etcmerge.MakePlan(ctx, p.Repo, oldDefaults, newDefaults, p.etcDirs())
+	if p.onlyLooks && errors.Is(err, fs.ErrPermission) {
+		p.plan.Etc, err = nil, nil // part of /etc is for root
+	}
+	if err != nil {
 		return err
 	}
 	return p.weigh(ctx, target)

@@ -5,7 +5,8 @@ import (
 	"iter"
 )
 
-// graph is the packages of two databases and what they need. A package that both have is one node.
+// graph is the packages of two databases and what they need. A package that both have is one node, unless it was built anew with the same
+// version and needs something else.
 type graph struct {
 	native    string // the architecture of packages for all of them
 	nodes     []*node
@@ -15,10 +16,10 @@ type graph struct {
 
 type node struct {
 	Package
-	multiArch string
-	needs     []group // Pre-Depends and Depends
-	refuses   []group // Breaks and Conflicts; each with one alternative
-	provides  []group
+	control
+	needs    []group // Pre-Depends and Depends
+	refuses  []group // Breaks and Conflicts; each with one alternative
+	provided []group
 
 	base, wanted bool // who has it: the database that stays, the one that packages are taken from
 	mixed        bool // it is in the mixture of the two
@@ -45,7 +46,7 @@ func newGraph(base, wanted *Database) (*graph, error) {
 	}
 	for i, p := range wanted.Packages {
 		n := known[p]
-		if n == nil {
+		if n == nil || n.control != wanted.controls[i] {
 			var err error
 			if n, err = g.add(wanted, i); err != nil {
 				return nil, err
@@ -72,11 +73,11 @@ func nativeArch(db *Database) string {
 
 func (g *graph) add(db *Database, i int) (*node, error) {
 	c := db.controls[i]
-	n := &node{Package: db.Packages[i], multiArch: c.multiArch}
+	n := &node{Package: db.Packages[i], control: c}
 	for _, field := range []struct {
 		value string
 		into  *[]group
-	}{{c.preDepends, &n.needs}, {c.depends, &n.needs}, {c.breaks, &n.refuses}, {c.conflictsWith, &n.refuses}, {c.provides, &n.provides}} {
+	}{{c.preDepends, &n.needs}, {c.depends, &n.needs}, {c.breaks, &n.refuses}, {c.conflictsWith, &n.refuses}, {c.provides, &n.provided}} {
 		groups, err := parseGroups(field.value)
 		if err != nil {
 			return nil, fmt.Errorf("package database %s is damaged: package %s: %w", db.Source, n.Package, err)
@@ -85,7 +86,7 @@ func (g *graph) add(db *Database, i int) (*node, error) {
 	}
 	g.nodes = append(g.nodes, n)
 	g.byName[n.Name] = append(g.byName[n.Name], n)
-	for _, alternatives := range n.provides {
+	for _, alternatives := range n.provided {
 		for _, r := range alternatives {
 			g.providers[r.name] = append(g.providers[r.name], provider{node: n, version: r.version})
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
 )
 
@@ -427,6 +428,25 @@ func TestPlanOfAnotherTransactionIsNotUsed(t *testing.T) {
 	}
 	if _, err := d.Plan(&Transaction{ID: "two"}); err == nil {
 		t.Error("the plan of another transaction was taken")
+	}
+}
+
+func TestSummaryHasNoContentOfFiles(t *testing.T) {
+	plan := &Plan{Target: checksum(t, "b"), Layers: []string{"/layer"}, Etc: &etcmerge.Plan{
+		Changes: []etcmerge.Change{{Path: "shadow", Base: []byte("root:hash"), Text: []byte("root:hash"), Merged: true}},
+		Local:   []etcmerge.Local{{Path: "hosts", Kind: etcmerge.LocalChanged}},
+	}}
+	got := plan.Summary()
+	want := Summary{
+		Target: plan.Target, Layers: plan.Layers,
+		Etc: []EtcChange{{"shadow", "merge"}}, EtcLocal: plan.Etc.Local,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	plan.Etc = nil
+	if got := plan.Summary(); got.Etc != nil || got.EtcLocal != nil {
+		t.Errorf("without a plan of /etc: %+v", got)
 	}
 }
 

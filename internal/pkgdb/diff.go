@@ -123,3 +123,16 @@ func without(list, others []Package, arch string) []Package {
 	}
 	return these
 }
+
+// Replaced names the packages that do not stay as they are: removed, upgraded or downgraded, as "name old → new".
+func (d Difference) Replaced() []string {
+	var names []string
+	for _, p := range d.Removed {
+		names = append(names, p.Name+" "+p.Version+" → none")
+	}
+	for _, c := range slices.Concat(d.Upgraded, d.Downgraded) {
+		names = append(names, c.Old.Name+" "+c.Old.Version+" → "+c.New.Version)
+	}
+	slices.Sort(names)
+	return names
+}

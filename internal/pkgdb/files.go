@@ -1,7 +1,6 @@
 package pkgdb
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -13,19 +12,20 @@ import (
 // Files returns the paths in the commit's tree that a package brought: files, symbolic links and directories, which packages share, in the
 // order of the database. They are as the tree has them: "usr/bin/ls" where the package says /bin/ls and /bin is a link, "usr/etc/…"
 // for /etc, and the other name if another package diverted the file (dpkg-divert(1)). What a path names may be gone from the tree.
-//
-// Those of rpm are in its own database, which is read as a whole when it is first asked for; rpm-ostree's list does not have them.
 func (db *Database) Files(p Package) ([]string, error) {
-	list, err := db.fileList(p)
+	if db.Format != Dpkg {
+		return nil, fmt.Errorf("which files belong to %s is not known from %s", p, db.Source)
+	}
+	content, err := db.fileList(p)
 	if err != nil {
-		return nil, fmt.Errorf("the files of the package %s (package database %q): %w", p, db.Source, err)
+		return nil, fmt.Errorf("package database %s: the list of files of %s: %w", db.Source, p, err)
 	}
 	renames, err := db.origin.renames()
 	if err != nil {
-		return nil, fmt.Errorf("where the files of packages are (package database %q): %w", db.Source, err)
+		return nil, fmt.Errorf("package database %s: where the files of packages are: %w", db.Source, err)
 	}
 	var files []string
-	for _, line := range list {
+	for line := range strings.SplitSeq(content, "\n") {
 		if name := renames.inTree(p, line); name != "" {
 			files = append(files, name)
 		}
@@ -33,34 +33,15 @@ func (db *Database) Files(p Package) ([]string, error) {
 	return files, nil
 }
 
-// fileList returns the files of a package as the package calls them.
-func (db *Database) fileList(p Package) ([]string, error) {
-	switch db.Format {
-	case None:
-		return nil, errors.New("the commit has no package database")
-	case Dpkg:
-		return db.dpkgList(p)
-	}
-	packages, err := db.origin.rpmPackages()
-	if err != nil {
-		return nil, err
-	}
-	list, ok := packages[p]
-	if !ok {
-		return nil, errors.New("rpm's database does not have it")
-	}
-	return list, nil
-}
-
-// dpkgList reads info/<package>.list, or info/<package>:<arch>.list if it can be installed for several architectures.
-func (db *Database) dpkgList(p Package) ([]string, error) {
+// fileList returns the content of info/<package>.list, or info/<package>:<arch>.list if it can be installed for several architectures.
+func (db *Database) fileList(p Package) (string, error) {
 	for _, name := range []string{p.Name + ":" + p.Arch, p.Name} {
 		content, found, err := db.origin.readIn(path.Join("info", name+".list"))
 		if err != nil || found {
-			return strings.Split(content, "\n"), err
+			return content, err
 		}
 	}
-	return nil, fmt.Errorf("there is no %s", path.Join(db.origin.admin, "info", p.Name+".list"))
+	return "", fmt.Errorf("there is no %s", path.Join(db.origin.admin, "info", p.Name+".list"))
 }
 
 // readIn returns the content of a file in the directory of the database, if it is there.
@@ -83,10 +64,8 @@ type renames struct {
 type diversion struct{ name, by string }
 
 func (o *origin) readRenames() (r renames, err error) {
-	if o.admin != "" {
-		if r.diversions, err = o.diversions(); err != nil {
-			return renames{}, err
-		}
+	if r.diversions, err = o.diversions(); err != nil {
+		return renames{}, err
 	}
 	r.links, err = o.links()
 	return r, err

@@ -35,19 +35,16 @@ type origin struct {
 	dirtrees sync.Map // Checksum → *ostree.Dirtree, read so far: all places are below a few directories
 	renames  func() (renames, error)
 
-	rpmPackages func() (map[Package][]string, error) // what rpm's own database has: packages and their files
-
 	name    string         // how messages call it; "" if there is none
 	pkglist gvariant.Value // of rpm-ostree, if it has a type
 	status  ostree.Entry   // of dpkg: the status file
 	parts   ostree.Entry   // of dpkg: the directory status.d, with a file for each package
 	admin   string         // of dpkg: the directory with all of the database
-	rpmdb   ostree.Entry   // of rpm: its own database, where there is no list of rpm-ostree
 }
 
 func find(repo *ostree.Repo, commit *ostree.Commit, places []string) (*origin, error) {
 	o := &origin{repo: repo, commit: commit}
-	o.renames, o.rpmPackages = sync.OnceValues(o.readRenames), sync.OnceValues(o.readRPMDB)
+	o.renames = sync.OnceValues(o.readRenames)
 	pkglist, found, err := commit.Metadata.Lookup(pkglistKey)
 	if err != nil {
 		return nil, fmt.Errorf("commit %s: its metadata: %w", commit.Checksum, err)
@@ -61,11 +58,8 @@ func find(repo *ostree.Repo, commit *ostree.Commit, places []string) (*origin, e
 			return nil, fmt.Errorf("commit %s: look for a package database at /%s: %w", commit.Checksum, place, err)
 		}
 		if o.name != "" {
-			return o, nil
+			break
 		}
-	}
-	if o.name, o.rpmdb, err = o.findRPMDB(); err != nil {
-		return nil, fmt.Errorf("commit %s: look for a package database: %w", commit.Checksum, err)
 	}
 	return o, nil
 }
@@ -154,7 +148,7 @@ func (o *origin) dirtree(entry ostree.Entry) (*ostree.Dirtree, error) {
 
 // sameContent tells whether two commits have the same packages, without a look at them.
 func (o *origin) sameContent(p *origin) bool {
-	return o.status == p.status && o.parts == p.parts && o.rpmdb == p.rpmdb && o.pkglist.Type() == p.pkglist.Type() && bytes.Equal(o.pkglist.Data(), p.pkglist.Data())
+	return o.status == p.status && o.parts == p.parts && o.pkglist.Type() == p.pkglist.Type() && bytes.Equal(o.pkglist.Data(), p.pkglist.Data())
 }
 
 func (o *origin) read() (*Database, error) {
@@ -166,9 +160,6 @@ func (o *origin) read() (*Database, error) {
 	case o.name == pkglistKey:
 		db.Format = RPM
 		err = db.readPkglist(o.pkglist)
-	case o.rpmdb.Kind == ostree.KindFile:
-		db.Format = RPM
-		err = db.readOwnRPMDB()
 	default:
 		db.Format = Dpkg
 		err = db.readStatus()

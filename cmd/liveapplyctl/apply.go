@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -13,50 +14,62 @@ import (
 	"github.com/liveapply/liveapply/internal/services"
 )
 
+const applyDetails = `COMMIT is a checksum, the beginning of one, or a ref. Without it, the commit of the staged or pending deployment is applied.`
+
+// applyOptions are what the administrator wants differently this time.
+type applyOptions struct {
+	*starter
+	allow            string
+	force, transient bool
+}
+
+func declareApply(flags *pflag.FlagSet) *applyOptions {
+	o := &applyOptions{}
+	flags.StringVar(&o.allow, "allow", "", "what `KIND` of change may be applied: additive, replace, force (default from liveapply.conf)")
+	flags.BoolVar(&o.force, "force", false, "the same as --allow=force: also another release, or an older commit")
+	flags.BoolVar(&o.transient, "transient", false, "do not stage a deployment: the next boot leads where it would have led before")
+	o.starter = starterFlags(flags)
+	return o
+}
+
 func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
-	transient := flags.Bool("transient", false, "do not stage a deployment: the next boot leads where it would have led before")
-	allow := flags.String("allow", "", "what kind of change may be applied: additive, replace, force (default from liveapply.conf)")
+	o := declareApply(flags)
 	return func(ctx context.Context, args []string) error {
-		request := config.Request{Transient: *transient, RequestedBy: requester()}
-		if *allow != "" {
-			var err error
-			if request.Allow, err = config.ParseAllow(*allow); err != nil {
-				return usageError{fmt.Errorf("--allow: %w", err)}
-			}
+		request, err := o.request()
+		if err != nil {
+			return usageError{fmt.Errorf("apply: %w", err)}
 		}
 		machine, err := phase.OpenAsRoot()
 		if err != nil {
 			return err
 		}
-		return apply(ctx, machine, args, request)
+		target, err := o.chooseTarget(machine, args)
+		if err != nil {
+			return err
+		}
+		return o.starter.apply(ctx, machine, target, request)
 	}
 }
 
-func apply(ctx context.Context, machine *phase.Machine, args []string, request config.Request) error {
-	target, err := chooseTarget(machine, args)
-	if err != nil {
-		return err
+// request puts the options into words for prepare.
+func (o *applyOptions) request() (config.Request, error) {
+	request := config.Request{Transient: o.transient, RequestedBy: requester()}
+	var err error
+	switch {
+	case o.force && o.allow != "" && o.allow != string(config.Force):
+		return request, errors.New("--force is --allow=force: give one of the two")
+	case o.force:
+		request.Allow = config.Force
+	case o.allow != "":
+		if request.Allow, err = config.ParseAllow(o.allow); err != nil {
+			err = fmt.Errorf("--allow: %w", err)
+		}
 	}
-	live, err := machine.Live()
-	if err != nil {
-		return err
-	}
-	if live == target {
-		fmt.Printf("Commit %s is live already.\n", target)
-		return errNothing
-	}
-	if err := config.WriteRequest(machine.State.RequestPath(target), request); err != nil {
-		return err
-	}
-	if err := startAndShow(ctx, machine, services.ApplyUnit(target.String())); err != nil {
-		return err
-	}
-	fmt.Printf("Commit %s is live.\n", target)
-	return nil
+	return request, err
 }
 
 // chooseTarget resolves the argument; without one it is what the next boot leads to.
-func chooseTarget(machine *phase.Machine, args []string) (ostree.Checksum, error) {
+func (o *applyOptions) chooseTarget(machine *phase.Machine, args []string) (ostree.Checksum, error) {
 	if len(args) == 1 {
 		return machine.Resolve(args[0])
 	}
@@ -65,10 +78,31 @@ func chooseTarget(machine *phase.Machine, args []string) (ostree.Checksum, error
 		return ostree.Checksum{}, err
 	}
 	if next.Booted {
-		fmt.Println("No deployment is staged or pending.")
+		o.say("No deployment is staged or pending.")
 		return ostree.Checksum{}, errNothing
 	}
 	return next.Commit, nil
+}
+
+// apply applies a commit unless it is live.
+func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostree.Checksum, request config.Request) error {
+	live, err := machine.Live()
+	if err != nil {
+		return err
+	}
+	if live == target {
+		s.say("Commit %s is live already.", named(target))
+		return errNothing
+	}
+	if err := config.WriteRequest(machine.State.RequestPath(target), request); err != nil {
+		return err
+	}
+	return s.start(ctx, machine, job{
+		unit:   services.ApplyUnit(target.String()),
+		phases: applyPhases,
+		target: target,
+		done:   fmt.Sprintf("Commit %s is live.", named(target)),
+	})
 }
 
 // requester says who asks, for the history.

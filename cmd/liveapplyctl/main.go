@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
+	"slices"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -34,15 +34,31 @@ type verb struct {
 	name    string
 	args    string // for the usage line
 	summary string
+	details string // for the verb's own help
 	maxArgs int
 	// command declares its options and returns what to do with them and the arguments.
 	command func(*pflag.FlagSet) func(ctx context.Context, args []string) error
 }
 
-var verbs = []verb{
-	{"status", "", "Show what is booted, what is live, and what is under way", 0, statusCommand},
-	{"apply", "[COMMIT]", "Apply a commit; without one, that of the staged or pending deployment", 1, applyCommand},
-	{"reset", "", "Go back to the booted tree", 0, resetCommand},
+// verbs are in the order of the help. It is a function because help, one of them, lists them.
+func verbs() []verb {
+	return []verb{
+		{"status", "", "Show what is booted, what is live, and what is under way", statusDetails, 0, statusCommand},
+		{"apply", "[COMMIT]", "Apply a commit to the running system", applyDetails, 1, applyCommand},
+		{"rollback", "", "Go back to what was live before the last application", rollbackDetails, 0, rollbackCommand},
+		{"reset", "", "Go back to the booted tree", resetDetails, 0, resetCommand},
+		{"history", "", "Show the transactions of the past", historyDetails, 0, historyCommand},
+		{"plot", "[TRANSACTION]", "Draw the time line of a transaction as SVG", plotDetails, 1, plotCommand},
+		{"help", "[VERB]", "Show this help, or that of a verb", "", 1, helpCommand},
+	}
+}
+
+func findVerb(name string) (verb, error) {
+	all := verbs()
+	if i := slices.IndexFunc(all, func(v verb) bool { return v.name == name }); i >= 0 {
+		return all[i], nil
+	}
+	return verb{}, usageError{fmt.Errorf("unknown verb %q", name)}
 }
 
 func main() {
@@ -66,12 +82,16 @@ func exitStatus(err error) int {
 	return exitFailed
 }
 
+// globalFlags are the options in front of the verb.
+func globalFlags() (flags *pflag.FlagSet, help, showVersion *bool) {
+	flags = pflag.NewFlagSet("liveapplyctl", pflag.ContinueOnError)
+	flags.SetInterspersed(false)
+	flags.Usage = func() {}
+	return flags, flags.BoolP("help", "h", false, "show this help"), flags.Bool("version", false, "show the version")
+}
+
 func run(ctx context.Context, args []string) error {
-	global := pflag.NewFlagSet("liveapplyctl", pflag.ContinueOnError)
-	global.SetInterspersed(false)
-	global.Usage = func() {}
-	help := global.BoolP("help", "h", false, "show this help")
-	showVersion := global.Bool("version", false, "show the version")
+	global, help, showVersion := globalFlags()
 	if err := global.Parse(args); err != nil {
 		return usageError{err}
 	}
@@ -80,45 +100,37 @@ func run(ctx context.Context, args []string) error {
 	case *showVersion:
 		fmt.Println("liveapplyctl", version)
 		return nil
-	case *help, len(rest) == 1 && rest[0] == "help":
-		printHelp(os.Stdout, global)
-		return nil
+	case *help:
+		return printHelp(openScreen(os.Stdout))
 	case len(rest) == 0:
 		rest = []string{"status"}
-	case rest[0] == "help":
-		rest = []string{rest[1], "--help"}
 	}
-	for _, v := range verbs {
-		if v.name == rest[0] {
-			return v.run(ctx, rest[1:])
-		}
+	v, err := findVerb(rest[0])
+	if err != nil {
+		return err
 	}
-	return usageError{fmt.Errorf("unknown verb %q", rest[0])}
+	return v.run(ctx, rest[1:])
+}
+
+// flags declares the options of a verb.
+func (v verb) flags() (flags *pflag.FlagSet, help *bool, command func(context.Context, []string) error) {
+	flags = pflag.NewFlagSet(v.name, pflag.ContinueOnError)
+	flags.Usage = func() {}
+	flags.SortFlags = false
+	command = v.command(flags)
+	return flags, flags.BoolP("help", "h", false, "show this help"), command
 }
 
 func (v verb) run(ctx context.Context, args []string) error {
-	flags := pflag.NewFlagSet(v.name, pflag.ContinueOnError)
-	flags.Usage = func() {}
-	command := v.command(flags)
-	help := flags.BoolP("help", "h", false, "show this help")
+	flags, help, command := v.flags()
 	if err := flags.Parse(args); err != nil {
 		return usageError{fmt.Errorf("%s: %w", v.name, err)}
 	}
 	if *help {
-		fmt.Printf("Usage: liveapplyctl %s [OPTION...] %s\n%s.\n\nOptions:\n%s", v.name, v.args, v.summary, flags.FlagUsages())
-		return nil
+		return v.printHelp(openScreen(os.Stdout))
 	}
 	if flags.NArg() > v.maxArgs {
 		return usageError{fmt.Errorf("%s: too many arguments: %q", v.name, flags.Args())}
 	}
 	return command(ctx, flags.Args())
-}
-
-func printHelp(w io.Writer, global *pflag.FlagSet) {
-	fmt.Fprint(w, "Usage: liveapplyctl [OPTION...] [VERB ...]\nBring an OSTree commit into the running system, without a reboot.\n\nVerbs:\n")
-	for _, v := range verbs {
-		fmt.Fprintf(w, "  %-18s %s\n", v.name+" "+v.args, v.summary)
-	}
-	fmt.Fprintf(w, "  %-18s %s\n\nOptions:\n%s", "help [VERB]", "Show this help, or that of a verb", global.FlagUsages())
-	fmt.Fprint(w, "\nExit status: 0 done, 1 failed (and rolled back), 2 wrong usage, 77 nothing to do.\n")
 }

@@ -3,48 +3,201 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
+	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// startAndShow starts a unit, names the phases as they come, and returns when the unit has ended. If liveapplyctl is interrupted
-// the unit goes on.
-func startAndShow(ctx context.Context, machine *phase.Machine, unit string) error {
-	systemd, err := services.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer systemd.Close()
+// The phases, in the order in which the units run them.
+var (
+	applyPhases = []string{"prepare", "mount", "etc", "tmpfiles", "services", "record"}
+	resetPhases = []string{"etc", "mount", "record"}
+)
 
-	watching, stop := context.WithCancel(ctx)
-	watched := make(chan struct{})
+// refresh is how often the status of the unit under way is asked for.
+const refresh = 100 * time.Millisecond
+
+// showProgress shows the phases of a job until the function that it returns is called with whether all went well.
+func showProgress(ctx context.Context, systemd *services.Systemd, machine *phase.Machine, j job, screen screen) (end func(ok bool)) {
+	p := &progress{screen: screen, phases: j.phases, now: time.Now}
+	ctx, cancel := context.WithCancel(ctx)
+	stamps := make(chan state.Stamp)
 	go func() {
-		defer close(watched)
-		showPhases(watching, machine)
+		defer close(stamps)
+		// That the stamp cannot be watched is no reason to fail: the unit does its work all the same.
+		_ = machine.State.WatchStamp(ctx, machine.Booted, func(stamp *state.Stamp) {
+			select {
+			case stamps <- *stamp:
+			case <-ctx.Done():
+			}
+		})
 	}()
-	err = systemd.Start(ctx, unit)
-	stop()
-	<-watched
-	if err == nil {
-		return nil
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		p.follow(stamps, j.target, func(phase string) string {
+			text, err := systemd.StatusText(ctx, phaseUnit(j.unit, phase))
+			if err != nil {
+				return ""
+			}
+			return text
+		})
+	}()
+	return func(ok bool) {
+		cancel()
+		<-shown
+		p.end(ok)
 	}
-	if why, statusErr := systemd.StatusText(ctx, unit); statusErr == nil && why != "" {
-		return fmt.Errorf("%s", why)
-	}
-	return err
 }
 
-// showPhases prints the name of each phase when it begins.
-func showPhases(ctx context.Context, machine *phase.Machine) {
-	shown := ""
-	// That the stamp cannot be watched is no reason to fail: the unit does its work all the same.
-	_ = machine.State.WatchStamp(ctx, machine.Booted, func(stamp *state.Stamp) {
-		if stamp.Phase != "" && stamp.Phase != shown {
-			shown = stamp.Phase
-			fmt.Fprintf(os.Stderr, "%s …\n", shown)
+// phaseUnit is the unit that runs a phase of the job of a unit. Those of a reset are all run by one.
+func phaseUnit(unit, phase string) string {
+	if instance, ok := strings.CutPrefix(unit, "liveapply@"); ok {
+		return "liveapply-" + phase + "@" + instance
+	}
+	return unit
+}
+
+// progress is the phases below each other on a terminal. The last line, of the one under way, is written again as it comes along.
+type progress struct {
+	screen screen
+	phases []string
+	now    func() time.Time
+
+	begun int       // how many phases have begun
+	since time.Time // when the last of these did; zero if that was not seen
+	line  string    // as it is on the terminal; empty if there is none
+}
+
+// follow shows what comes, until there is no more. statusOf asks the unit of a phase for its status.
+func (p *progress) follow(stamps <-chan state.Stamp, target ostree.Checksum, statusOf func(phase string) string) {
+	ticker := time.NewTicker(refresh)
+	defer ticker.Stop()
+	for {
+		select {
+		case stamp, ok := <-stamps:
+			if !ok {
+				return
+			}
+			p.see(stamp, target)
+		case <-ticker.C:
+			if p.begun > 0 {
+				p.say(statusOf(p.phases[p.begun-1]))
+			}
 		}
-	})
+	}
+}
+
+// see takes from the stamp which phase is under way.
+func (p *progress) see(stamp state.Stamp, target ostree.Checksum) {
+	switch {
+	case stamp.Phase == "":
+	case stamp.Target == target:
+		p.enter(stamp.Phase)
+	case p.begun == 0:
+		p.draw("waiting for the transaction of another commit to end")
+	}
+}
+
+// enter begins a phase; those before it are done.
+func (p *progress) enter(phase string) {
+	i := slices.Index(p.phases, phase)
+	for p.begun <= i {
+		p.finish(p.screen.style(green, p.screen.marks.done))
+		p.begun++
+		p.since = time.Time{}
+		p.say("")
+	}
+	if i >= 0 && p.begun == i+1 && p.since.IsZero() {
+		p.since = p.now()
+	}
+}
+
+// say shows what the phase under way does.
+func (p *progress) say(status string) {
+	p.draw(fmt.Sprintf("  %-9s %s", p.phases[p.begun-1], p.withBar(printable(status))))
+}
+
+// counts are in a status as "3 of 8".
+var counts = regexp.MustCompile(`\b(\d+) of (\d+)\b`)
+
+// barWidth is the length of a bar, in columns.
+const barWidth = 24
+
+// withBar puts a bar in front of a status that counts.
+func (p *progress) withBar(status string) string {
+	found := counts.FindStringSubmatch(status)
+	if found == nil {
+		return status
+	}
+	done, err1 := strconv.Atoi(found[1])
+	all, err2 := strconv.Atoi(found[2])
+	if err1 != nil || err2 != nil || done > all || all == 0 {
+		return status
+	}
+	full := int(int64(done) * barWidth / int64(all))
+	return strings.Repeat(p.screen.marks.bar, full) + strings.Repeat(p.screen.marks.space, barWidth-full) + " " + status
+}
+
+// draw writes the line under way, or writes it again. A terminal that cannot do that gets only the name of each phase.
+func (p *progress) draw(line string) {
+	line = p.screen.cut(line, p.screen.width-1)
+	switch {
+	case line == p.line:
+		return
+	case p.screen.redraws:
+		fmt.Fprintf(p.screen, "\r\x1b[K%s", line)
+	case p.line == "":
+		fmt.Fprintln(p.screen, strings.TrimRight(line, " "))
+	}
+	p.line = line
+}
+
+// finish leaves the line under way, with a mark and how long the phase took.
+func (p *progress) finish(mark string) {
+	switch {
+	case p.line == "":
+	case p.begun == 0 && p.screen.redraws:
+		fmt.Fprint(p.screen, "\r\x1b[K") // it said what it waits for
+	case p.screen.redraws:
+		line := fmt.Sprintf("%-9s %s", p.phases[p.begun-1], p.took())
+		fmt.Fprintf(p.screen, "\r\x1b[K%s %s\n", mark, strings.TrimRight(line, " "))
+	}
+	p.line = ""
+}
+
+// took says how long the phase under way took. One that came and went between two looks has no time.
+func (p *progress) took() string {
+	if p.since.IsZero() {
+		return ""
+	}
+	return p.screen.style(dim, seconds(p.now().Sub(p.since)))
+}
+
+// end finishes the last phase.
+func (p *progress) end(ok bool) {
+	if ok && p.begun > 0 {
+		p.enter(p.phases[len(p.phases)-1])
+		p.finish(p.screen.style(green, p.screen.marks.done))
+		return
+	}
+	p.finish(p.screen.style(red, p.screen.marks.failed))
+}
+
+// seconds says how long something took.
+func seconds(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	}
+	return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
 }

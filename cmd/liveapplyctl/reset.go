@@ -10,7 +10,10 @@ import (
 	"github.com/liveapply/liveapply/internal/services"
 )
 
-func resetCommand(*pflag.FlagSet) func(context.Context, []string) error {
+const resetDetails = `/usr is the booted tree again, what the applications have changed in /etc is taken back, and a deployment that they have staged is dropped.`
+
+func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
+	starter := starterFlags(flags)
 	return func(ctx context.Context, _ []string) error {
 		machine, err := phase.OpenAsRoot()
 		if err != nil {
@@ -21,13 +24,18 @@ func resetCommand(*pflag.FlagSet) func(context.Context, []string) error {
 			return err
 		}
 		if clean {
-			fmt.Println("The booted tree is live.")
+			starter.say("The booted tree is live.")
 			return errNothing
 		}
-		if err := startAndShow(ctx, machine, services.ResetUnit); err != nil {
-			return err
-		}
-		fmt.Printf("The booted tree is live again (commit %s).\n", machine.Booted.Commit)
-		return nil
+		return starter.reset(ctx, machine)
 	}
+}
+
+func (s *starter) reset(ctx context.Context, machine *phase.Machine) error {
+	return s.start(ctx, machine, job{
+		unit:   services.ResetUnit,
+		phases: resetPhases,
+		target: machine.Booted.Commit,
+		done:   fmt.Sprintf("The booted tree is live again (commit %s).", named(machine.Booted.Commit)),
+	})
 }

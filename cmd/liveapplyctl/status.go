@@ -3,21 +3,25 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
+const statusDetails = `With --json it prints the stamp (liveapplyctl(1) describes its fields), also when nothing is applied.`
+
 func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
-	asJSON := flags.Bool("json", false, "print the stamp, see docs/architecture.md")
+	asJSON := flags.Bool("json", false, "print the stamp as JSON")
 	return func(context.Context, []string) error {
 		machine, err := phase.Open()
 		if err != nil {
@@ -30,40 +34,157 @@ func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if *asJSON {
 			return json.NewEncoder(os.Stdout).Encode(stamp)
 		}
-		last, err := machine.State.LastEntry()
+		shown, err := lookAround(machine, stamp)
 		if err != nil {
 			return err
 		}
-		return printStatus(os.Stdout, stamp, last)
+		return shown.print(openScreen(os.Stdout), time.Now())
 	}
 }
 
-// printStatus shows a stamp, and the last transaction if that failed.
-func printStatus(w io.Writer, stamp *state.Stamp, last *state.Entry) error {
-	table := tabwriter.NewWriter(w, 0, 8, 1, ' ', 0)
-	fmt.Fprintf(table, "Booted:\t%s\n", stamp.Booted)
-	if stamp.IsApplied() {
-		fmt.Fprintf(table, "Live:\t%s\n", stamp.Live)
-		fmt.Fprintf(table, "Applied:\t%s\n", stamp.Applied.Local().Format(time.DateTime))
-		fmt.Fprintf(table, "Next boot:\t%s\n", nextBoot(stamp))
-	} else {
-		fmt.Fprintf(table, "Live:\tthe booted tree\n")
+// situation is what status shows.
+type situation struct {
+	stamp *state.Stamp
+	next  ostree.Deployment // that the machine will boot
+	last  *state.Entry      // of the history; nil if there is none
+	about map[ostree.Checksum]about
+}
+
+// about is what a commit says of itself.
+type about struct {
+	version string
+	made    time.Time
+}
+
+func lookAround(machine *phase.Machine, stamp *state.Stamp) (*situation, error) {
+	s := &situation{stamp: stamp, about: map[ostree.Checksum]about{}}
+	var err error
+	if s.next, err = machine.NextBoot(); err != nil {
+		return nil, err
 	}
-	if len(stamp.RebootRequired) > 0 {
-		fmt.Fprintf(table, "Reboot for:\t%s\n", strings.Join(stamp.RebootRequired, ", "))
+	if s.last, err = machine.State.LastEntry(); err != nil {
+		return nil, err
+	}
+	repo, err := ostree.OpenRepo("/sysroot/ostree/repo")
+	if err != nil {
+		return nil, err
+	}
+	defer repo.Close()
+	for _, commit := range []ostree.Checksum{stamp.Booted, stamp.Live, s.next.Commit} {
+		if s.about[commit], err = aboutCommit(repo, commit); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// aboutCommit reads a commit, which may be gone from the repo, or be closed to the user who asks.
+func aboutCommit(repo *ostree.Repo, checksum ostree.Checksum) (about, error) {
+	commit, err := repo.Commit(checksum)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return about{}, nil
+	}
+	if err != nil {
+		return about{}, err
+	}
+	known := about{made: commit.Timestamp}
+	version, found, err := commit.Metadata.Lookup("version")
+	if err == nil && found {
+		known.version, err = version.Text()
+	}
+	return known, err
+}
+
+// lines names a commit, and what is known of it.
+func (s *situation) lines(commit ostree.Checksum) []string {
+	known := s.about[commit]
+	if known.made.IsZero() {
+		return []string{commit.String()}
+	}
+	made := "of " + known.made.Local().Format(time.DateTime)
+	if known.version != "" {
+		made = "version " + printable(known.version) + ", " + made
+	}
+	return []string{commit.String(), made}
+}
+
+func (s *situation) print(out screen, now time.Time) error {
+	var text strings.Builder
+	mark, heading := s.heading(out)
+	fmt.Fprintf(&text, "%s %s\n", mark, out.style(bold, heading))
+	out.printFields(&text, s.fields(now))
+	_, err := fmt.Fprint(out, text.String())
+	return err
+}
+
+func (s *situation) heading(out screen) (mark, heading string) {
+	switch {
+	case s.stamp.Phase != "":
+		return out.style(yellow, out.marks.live), "A transaction is under way"
+	case s.stamp.IsApplied():
+		return out.style(green, out.marks.live), "A commit is live"
+	}
+	return out.marks.booted, "The booted tree is live"
+}
+
+func (s *situation) fields(now time.Time) []field {
+	stamp := s.stamp
+	fields := []field{{"Booted", plain, s.lines(stamp.Booted)}}
+	if stamp.IsApplied() {
+		fields = append(fields, field{"Live", green, s.lines(stamp.Live)})
+		if !stamp.Applied.IsZero() {
+			applied := stamp.Applied.Local().Format(time.DateTime) + ", " + ago(now.Sub(stamp.Applied))
+			fields = append(fields, field{"Applied", plain, []string{applied}})
+		}
+		if stamp.Previous != stamp.Booted && stamp.Previous != stamp.Live {
+			fields = append(fields, field{"Previous", dim, []string{stamp.Previous.String()}})
+		}
 	}
 	if stamp.Phase != "" {
-		fmt.Fprintf(table, "Under way:\t%s, to %s\n", stamp.Phase, stamp.Target)
+		fields = append(fields, field{"Under way", yellow, []string{underWay(stamp)}})
+	} else {
+		fields = append(fields, field{"Next boot", plain, s.nextBoot()})
 	}
-	if last != nil && last.Reason != "" && stamp.Phase == "" {
-		fmt.Fprintf(table, "Last failure:\t%s, of %s: %s\n", last.Result, last.Started.Local().Format(time.DateTime), last.Reason)
+	if len(stamp.RebootRequired) > 0 {
+		fields = append(fields, field{"Reboot for", yellow, []string{strings.Join(stamp.RebootRequired, ", ")}})
 	}
-	return table.Flush()
+	if s.last != nil && s.last.Reason != "" && stamp.Phase == "" {
+		failure := fmt.Sprintf("%s, of %s: %s", s.last.Result, s.last.Started.Local().Format(time.DateTime), printable(s.last.Reason))
+		fields = append(fields, field{"Last failure", red, []string{failure}})
+	}
+	return fields
 }
 
-func nextBoot(stamp *state.Stamp) string {
-	if stamp.Transient {
-		return "not into the live commit (applied as transient)"
+func underWay(stamp *state.Stamp) string {
+	if stamp.Target == stamp.Booted {
+		return stamp.Phase + ", back to the booted tree"
 	}
-	return "into the live commit"
+	return fmt.Sprintf("%s (phase %d of %d), to %s", stamp.Phase, slices.Index(applyPhases, stamp.Phase)+1, len(applyPhases), stamp.Target)
+}
+
+func (s *situation) nextBoot() []string {
+	switch next := s.next.Commit; {
+	case next == s.stamp.Live && s.stamp.IsApplied():
+		return []string{"into the live commit"}
+	case s.stamp.Transient && next == s.stamp.Booted:
+		return []string{"into the booted commit (the live one was applied as transient)"}
+	case s.stamp.Transient:
+		return append(s.lines(next), "(the live one was applied as transient)")
+	case next == s.stamp.Booted:
+		return []string{"into the booted commit"}
+	}
+	return append(s.lines(s.next.Commit), "(liveapplyctl apply makes it live now)")
+}
+
+// ago says how long something is past, roughly.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
 }

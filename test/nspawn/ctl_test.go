@@ -34,14 +34,22 @@ func TestExitStatusOfLiveapplyctl(t *testing.T) {
 		{"help apply", 0},
 		{"apply --help", 0},
 		{"--version", 0},
+		{"help plot", 0},
+		{"history", 0},
 		{"reset", exitNothing},
+		{"rollback", exitNothing},
+		{"plot", exitNothing},
 		{"apply", exitNothing}, // nothing is staged
 		{"frobnicate", exitUsage},
 		{"--frobnicate", exitUsage},
 		{"apply --frobnicate", exitUsage},
 		{"apply --allow=everything " + v2, exitUsage},
 		{"apply " + v2 + " " + v3, exitUsage},
+		{"apply --force --allow=additive " + v2, exitUsage},
 		{"reset " + v2, exitUsage},
+		{"rollback " + v2, exitUsage},
+		{"history --lines=0", exitUsage},
+		{"plot one two", exitUsage},
 		{"status " + v2, exitUsage},
 		{"help frobnicate", exitUsage},
 		{"apply no-such-ref", exitFailed},
@@ -52,8 +60,12 @@ func TestExitStatusOfLiveapplyctl(t *testing.T) {
 		{"apply " + v3, exitFailed},
 		{"apply", exitNothing}, // what is staged is live
 		{"status", 0},
-		{"reset", 0},
+		{"rollback", 0}, // it was the booted tree
+		{"rollback", exitNothing},
 		{"reset", exitNothing},
+		{"history --json", 0},
+		{"plot", 0},
+		{"plot no-such-transaction", exitFailed},
 	} {
 		result := m.Try("sh", "-c", "liveapplyctl "+step.command)
 		equal(t, "exit status of liveapplyctl "+step.command, result.Code, step.code)
@@ -220,20 +232,19 @@ func TestStatusTellsWhatAPhaseDoesAndOthersWait(t *testing.T) {
 	equal(t, "live", got.Live, v1)
 	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"prepare", first})
 
-	waiting := m.Start("liveapplyctl", "apply", second)
+	waiting := m.Start("script", inTerminal("xterm", "liveapplyctl apply "+second)...)
 	waitFor(t, "the status of the second", func() bool {
 		return statusText(m, prepareSecond) == "waiting for the transaction of "+first+" to end"
+	})
+	waitFor(t, "liveapplyctl to tell", func() bool {
+		return strings.Contains(waiting.Output(), "waiting for the transaction of another commit to end")
 	})
 	m.Write("/run/go", "")
 	output, err := waiting.Wait()
 	if err != nil {
 		t.Errorf("the second: %v\n%s", err, output)
 	}
-	for _, phase := range []string{"prepare …", "mount …", "etc …", "tmpfiles …", "services …", "record …"} {
-		if !strings.Contains(output, phase) {
-			t.Errorf("liveapplyctl apply does not show %q:\n%s", phase, output)
-		}
-	}
+	requireSays(t, "liveapplyctl apply", onScreen(output), []string{"✓ prepare", "✓ mount", "✓ etc", "✓ tmpfiles", "✓ services", "✓ record"})
 	requireUsrIs(t, m, second)
 	var live []string
 	for _, entry := range history(t, m) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,14 +23,14 @@ const (
 	Bookworm Suite = "bookworm" // systemd 252, libostree 2022.7
 )
 
-// Image is a choice of packages: a copy of the image before it, with more packages installed.
+// Image is a choice of packages: a copy of the image before it in its series, with more packages installed.
 type Image struct {
 	name     string
 	packages []string
 	made     time.Time // commit time
 }
 
-// The images of every suite, in the order in which they build on one another.
+// The images of every suite.
 var (
 	// Minimal has systemd, D-Bus, OSTree and what a test needs inside.
 	Minimal = Image{name: "minimal", made: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
@@ -37,15 +38,36 @@ var (
 	Servers = Image{"servers", []string{"nginx", "postgresql"}, Minimal.made.Add(time.Hour)}
 	// Full adds Python and git.
 	Full = Image{"full", []string{"python3", "git"}, Servers.made.Add(time.Hour)}
+	// Polkit adds polkit and gdbus to Minimal.
+	Polkit = Image{"polkit", []string{"polkitd", "libglib2.0-bin"}, Minimal.made.Add(time.Hour)}
 )
 
-// Base returns the commit of an image, without the project. The first use of a suite builds all of its
-// images; this takes about a minute, and the result stays in the cache until the recipe changes.
+// series are images that build on one another, in this order, and are built and kept together.
+type series struct {
+	suffix string // of the suite, in the names of the refs
+	images []Image
+}
+
+var allSeries = []series{
+	{"", []Image{Minimal, Servers, Full}},
+	{"-polkit", []Image{Minimal, Polkit}},
+}
+
+// seriesOf returns the first series that has an image.
+func seriesOf(image Image) series {
+	i := slices.IndexFunc(allSeries, func(s series) bool {
+		return slices.ContainsFunc(s.images, func(other Image) bool { return other.name == image.name })
+	})
+	return allSeries[i]
+}
+
+// Base returns the commit of an image, without the project. The first use of a suite builds all images of the
+// series; this takes about a minute, and the result stays in the cache until the recipe changes.
 func (l *Lab) Base(t TB, suite Suite, image Image) string {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	prefix, err := l.buildSuite(suite)
+	prefix, err := l.buildSeries(suite, seriesOf(image))
 	if err != nil {
 		t.Fatalf("build the images of %s: %v", suite, err)
 	}
@@ -55,9 +77,9 @@ func (l *Lab) Base(t TB, suite Suite, image Image) string {
 	return commit
 }
 
-// buildSuite returns the beginning of the refs under which the images are in the cache's repo. A ref is
+// buildSeries returns the beginning of the refs under which the images are in the cache's repo. A ref is
 // the last thing that is written, so an interrupted build is done again.
-func (l *Lab) buildSuite(suite Suite) (string, error) {
+func (l *Lab) buildSeries(suite Suite, series series) (string, error) {
 	kernel, err := kernelRelease()
 	if err != nil {
 		return "", err
@@ -66,23 +88,29 @@ func (l *Lab) buildSuite(suite Suite) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	key := sha256.Sum256(fmt.Append(recipe, kernel, Minimal, Servers, Full))
-	prefix := fmt.Sprintf("%s/%x/", suite, key[:6])
+	shapes := []any{kernel}
+	for _, image := range series.images {
+		shapes = append(shapes, image)
+	}
+	key := sha256.Sum256(fmt.Append(recipe, shapes...))
+	name := string(suite) + series.suffix
+	prefix := fmt.Sprintf("%s/%x/", name, key[:6])
 
-	if _, err := command("ostree", "--repo="+l.cacheRepo(), "rev-parse", prefix+Full.name); err == nil {
+	first, more := series.images[0], series.images[1:]
+	if _, err := command("ostree", "--repo="+l.cacheRepo(), "rev-parse", prefix+more[len(more)-1].name); err == nil {
 		return prefix, nil
 	}
-	dir := filepath.Join(l.run, "build-"+string(suite))
+	dir := filepath.Join(l.run, "build-"+name)
 	defer os.RemoveAll(dir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	log.Printf("building the images of Debian %s from packages (once; kept in %s)", suite, l.cache)
-	last := filepath.Join(dir, Minimal.name)
+	log.Printf("building the images of Debian %s from packages (once; kept in %s)", name, l.cache)
+	last := filepath.Join(dir, first.name)
 	if err := l.buildTree("bootstrap", string(suite), last); err != nil {
 		return "", err
 	}
-	for _, image := range []Image{Servers, Full} {
+	for _, image := range more {
 		tree := filepath.Join(dir, image.name)
 		if _, err := command("cp", "-a", last, tree); err != nil {
 			return "", err
@@ -92,7 +120,7 @@ func (l *Lab) buildSuite(suite Suite) (string, error) {
 		}
 		last = tree
 	}
-	for _, image := range []Image{Minimal, Servers, Full} {
+	for _, image := range series.images {
 		tree := filepath.Join(dir, image.name)
 		if err := l.buildTree("convert", tree, kernel); err != nil {
 			return "", err
@@ -103,12 +131,12 @@ func (l *Lab) buildSuite(suite Suite) (string, error) {
 			return "", err
 		}
 	}
-	return prefix, l.dropOldImages(suite, prefix)
+	return prefix, l.dropOldImages(name, prefix)
 }
 
-// dropOldImages removes the images of a suite that an older recipe made.
-func (l *Lab) dropOldImages(suite Suite, prefix string) error {
-	refs, err := command("ostree", "--repo="+l.cacheRepo(), "refs", "--list", string(suite))
+// dropOldImages removes the images of a series that an older recipe made.
+func (l *Lab) dropOldImages(name, prefix string) error {
+	refs, err := command("ostree", "--repo="+l.cacheRepo(), "refs", "--list", name)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+func helpCommand(*pflag.FlagSet) func(context.Context, []string) error {
+	return func(_ context.Context, args []string) error {
+		if len(args) == 0 {
+			return printHelp(openScreen(os.Stdout))
+		}
+		v, err := findVerb(args[0])
+		if err != nil {
+			return err
+		}
+		return v.printHelp(openScreen(os.Stdout))
+	}
+}
+
+// printHelp shows what there is.
+func printHelp(out screen) error {
+	global, _, _ := globalFlags()
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s liveapplyctl [OPTION...] [VERB ...]\n\nBring an OSTree commit into the running system, without a reboot.\n\n%s\n",
+		out.style(bold, "Usage:"), out.style(bold, "Verbs:"))
+	for _, v := range verbs() {
+		fmt.Fprintf(&text, "  %-20s %s\n", v.name+" "+v.args, v.summary)
+	}
+	fmt.Fprintf(&text, "\n%s\n%s\nWithout a verb it is status. %s\n", out.style(bold, "Options:"), out.usages(global), exitStatusText)
+	_, err := fmt.Fprint(out, text.String())
+	return err
+}
+
+// exitStatusText says in the help what the man page has in a table.
+const exitStatusText = "Exit status: 0 done, 1 failed (and rolled\nback), 2 wrong usage, 77 nothing to do. See liveapplyctl(1)."
+
+// printHelp shows the usage of one verb.
+func (v verb) printHelp(out screen) error {
+	flags, _, _ := v.flags()
+	usage := strings.TrimSpace("liveapplyctl " + v.name + " [OPTION...] " + v.args)
+	text := fmt.Sprintf("%s %s\n\n%s.\n", out.style(bold, "Usage:"), usage, v.summary)
+	if v.details != "" {
+		text += "\n" + strings.Join(out.forHelp().wrap(v.details, 0), "\n") + "\n"
+	}
+	_, err := fmt.Fprintf(out, "%s\n%s\n%s", text, out.style(bold, "Options:"), out.usages(flags))
+	return err
+}
+
+// forHelp is a screen as wide as a text for people is, also in a pipe.
+func (s screen) forHelp() screen {
+	if !s.isTerminal() || s.width > defaultWidth {
+		s.width = defaultWidth
+	}
+	return s
+}
+
+// usages describes options, one below the other.
+func (s screen) usages(flags *pflag.FlagSet) string {
+	return flags.FlagUsagesWrapped(s.forHelp().width)
+}

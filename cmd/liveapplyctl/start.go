@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/services"
+)
+
+// starter starts units, for the verbs that change the system.
+type starter struct {
+	quiet, noWait bool
+}
+
+// starterFlags declares the options that all of these verbs have.
+func starterFlags(flags *pflag.FlagSet) *starter {
+	s := &starter{}
+	flags.BoolVar(&s.noWait, "no-wait", false, "start the unit, and do not wait for its end")
+	flags.BoolVarP(&s.quiet, "quiet", "q", false, "say nothing but what goes wrong")
+	return s
+}
+
+// say tells what was done.
+func (s *starter) say(format string, args ...any) {
+	if !s.quiet {
+		fmt.Printf(format+"\n", args...)
+	}
+}
+
+// named names a commit for people.
+func named(commit ostree.Checksum) string {
+	return openScreen(os.Stdout).short(commit.String(), shortCommit)
+}
+
+// job is a unit to start, and what to expect of it.
+type job struct {
+	unit   string
+	phases []string        // in their order
+	target ostree.Checksum // of its transaction
+	done   string          // what to say then
+}
+
+// start starts a unit, shows on a terminal how it goes, and returns when the unit has ended. If liveapplyctl is interrupted the unit goes on.
+func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) error {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	if s.noWait {
+		if err := systemd.Queue(ctx, j.unit); err != nil {
+			return err
+		}
+		s.say("Started %s.\nSee liveapplyctl status.", j.unit)
+		return nil
+	}
+	end := func(bool) {}
+	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet {
+		end = showProgress(ctx, systemd, machine, j, screen)
+	}
+	err = systemd.Start(ctx, j.unit)
+	end(err == nil)
+	if err == nil {
+		s.say("%s", j.done)
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted, but %s goes on: see liveapplyctl status", j.unit)
+	}
+	if why, statusErr := systemd.StatusText(ctx, j.unit); statusErr == nil && why != "" {
+		return errors.New(why)
+	}
+	return err
+}

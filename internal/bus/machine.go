@@ -1,0 +1,63 @@
+package bus
+
+import (
+	"context"
+	"errors"
+
+	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Machine is the running system.
+type Machine struct{ *phase.Machine }
+
+// Transaction returns the one under way; nil if there is none.
+func (m Machine) Transaction() (*state.Transaction, error) { return m.State.Transaction() }
+
+// LastEntry returns what the history ends with; nil if it is empty.
+func (m Machine) LastEntry() (*state.Entry, error) { return m.State.LastEntry() }
+
+// Watch calls changed whenever the stamp may have changed.
+func (m Machine) Watch(ctx context.Context, changed func()) error {
+	return m.State.WatchStamp(ctx, m.Booted, func(*state.Stamp) { changed() })
+}
+
+// WriteRequest says what the next application of a commit is to do differently.
+func (m Machine) WriteRequest(target ostree.Checksum, request config.Request) error {
+	return config.WriteRequest(m.State.RequestPath(target), request)
+}
+
+// Foresee makes the plan of an application, by the policy of the configuration.
+func (m Machine) Foresee(ctx context.Context, rev string) (*state.Plan, error) {
+	return m.Machine.Foresee(ctx, rev, config.Request{})
+}
+
+// Start starts a unit and returns when that has ended. The reason of a failure is what the unit last said.
+func (m Machine) Start(ctx context.Context, unit string) error {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	err = systemd.Start(ctx, unit)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if why, statusErr := systemd.StatusText(ctx, unit); statusErr == nil && why != "" {
+		return errors.New(why)
+	}
+	return err
+}
+
+// UnitOf returns the unit that a process belongs to.
+func (m Machine) UnitOf(ctx context.Context, pid uint32) (string, error) {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer systemd.Close()
+	return systemd.UnitOf(ctx, pid)
+}

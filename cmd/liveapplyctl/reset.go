@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 )
@@ -32,6 +33,9 @@ func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 }
 
 func (s *starter) reset(ctx context.Context, machine *phase.Machine) error {
+	if err := config.WriteRequest(machine.State.ResetRequestPath(), config.Request{RequestedBy: requester()}); err != nil {
+		return err
+	}
 	return s.start(ctx, machine, job{
 		unit:   services.ResetUnit,
 		phases: resetPhases,

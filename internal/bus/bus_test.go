@@ -99,7 +99,7 @@ func (f *fake) Watch(ctx context.Context, changed func()) error {
 	return ctx.Err()
 }
 
-func (f *fake) WriteRequest(_ ostree.Checksum, request config.Request) error {
+func (f *fake) WriteRequest(_ string, _ ostree.Checksum, request config.Request) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.request = request
@@ -415,7 +415,7 @@ func TestJobsEndAsTheHistorySays(t *testing.T) {
 		{"Apply", []any{third.String(), none}, services.ApplyUnit(third.String()), "applied", "Commit " + third.String() + " is live.", config.Request{RequestedBy: who}},
 		{"Rollback", []any{none}, services.ApplyUnit(second.String()), "applied", "Commit " + second.String() + " is live.",
 			config.Request{Allow: config.Force, RequestedBy: who + ", rollback"}},
-		{"Reset", []any{none}, services.ResetUnit, "reset", "The booted tree is live again (commit " + booted.String() + ").", config.Request{}},
+		{"Reset", []any{none}, services.ResetUnit, "reset", "The booted tree is live again (commit " + booted.String() + ").", config.Request{RequestedBy: who}},
 	} {
 		job := mustCall(t, conn, step.method, step.args...)
 		all := until(t, signals, finished)

@@ -17,7 +17,7 @@ type change struct {
 	details map[string]string // for its rules
 	unit    string            // does it
 	target  ostree.Checksum   // is live then
-	request *config.Request   // for the unit to read; nil if it reads none
+	request config.Request    // for the unit to read
 }
 
 // resultFailed is the result of a job of which the history tells nothing.
@@ -32,14 +32,12 @@ func (s *Service) accept(message *dbus.Message, c change) (dbus.ObjectPath, *dbu
 	if err := s.authorize(s.ctx, caller, c.action, c.details); err != nil {
 		return "", err
 	}
-	if c.request != nil {
-		c.request.RequestedBy = s.describe(s.ctx, caller)
-		if c.action == actionRollback {
-			c.request.RequestedBy += ", rollback"
-		}
-		if err := s.system.WriteRequest(c.target, *c.request); err != nil {
-			return "", failed(err)
-		}
+	c.request.RequestedBy = s.describe(s.ctx, caller)
+	if c.action == actionRollback {
+		c.request.RequestedBy += ", rollback"
+	}
+	if err := s.system.WriteRequest(c.unit, c.target, c.request); err != nil {
+		return "", failed(err)
 	}
 	return s.begin(callOf(message), func() (state.Result, string) { return s.carryOut(c) }), nil
 }

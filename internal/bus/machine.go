@@ -25,8 +25,11 @@ func (m Machine) Watch(ctx context.Context, changed func()) error {
 	return m.State.WatchStamp(ctx, m.Booted, func(*state.Stamp) { changed() })
 }
 
-// WriteRequest says what the next application of a commit is to do differently.
-func (m Machine) WriteRequest(target ostree.Checksum, request config.Request) error {
+// WriteRequest leaves a request for a unit that goes to target.
+func (m Machine) WriteRequest(unit string, target ostree.Checksum, request config.Request) error {
+	if unit == services.ResetUnit {
+		return config.WriteRequest(m.State.ResetRequestPath(), request)
+	}
 	return config.WriteRequest(m.State.RequestPath(target), request)
 }
 

@@ -27,7 +27,7 @@ func (m manager) Apply(message dbus.Message, commit string, options map[string]d
 		return "", err
 	}
 	return s.accept(&message, change{
-		action: actionApply, unit: services.ApplyUnit(target.String()), target: target, request: &request, details: map[string]string{"commit": target.String()},
+		action: actionApply, unit: services.ApplyUnit(target.String()), target: target, request: request, details: map[string]string{"commit": target.String()},
 	})
 }
 
@@ -73,7 +73,7 @@ func (m manager) Rollback(message dbus.Message, options map[string]dbus.Variant)
 	case before != stamp.Booted:
 		// As liveapplyctl rollback: back is what an older commit or another release may be, and it was allowed before.
 		back.unit, back.target = services.ApplyUnit(before.String()), before
-		back.request = &config.Request{Allow: config.Force, Transient: stamp.Transient}
+		back.request = config.Request{Allow: config.Force, Transient: stamp.Transient}
 	}
 	back.details = map[string]string{"commit": back.target.String()}
 	return s.accept(&message, back)

@@ -37,8 +37,8 @@ type System interface {
 	NextBoot() (ostree.Deployment, error)
 	// Watch calls changed whenever the stamp may have changed, until ctx is done.
 	Watch(ctx context.Context, changed func()) error
-	// WriteRequest says what the next application of a commit is to do differently.
-	WriteRequest(target ostree.Checksum, request config.Request) error
+	// WriteRequest leaves a request for a unit that goes to target: who asked, and what it is to do differently.
+	WriteRequest(unit string, target ostree.Checksum, request config.Request) error
 	// Foresee makes the plan of an application, or says why it would be refused.
 	Foresee(ctx context.Context, rev string) (*state.Plan, error)
 	// Start starts a unit and returns when that has ended; if it failed, with the reason.

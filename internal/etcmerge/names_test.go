@@ -21,7 +21,7 @@ func TestMessagesNameWhatPeopleCanFind(t *testing.T) {
 		{"a Store that is a link", "mv '%[2]s' '%[2]s.away'; ln -s / '%[2]s'", name},
 		{"a damaged journal", "echo > '%[2]s/journal.json'", name + "/journal.json"},
 		{"a journal that is a directory", "rm '%[2]s/journal.json'; mkdir '%[2]s/journal.json'", name + "/journal.json"},
-		{"a missing original", "rm '%[2]s'/saved/*", name + "/saved"},
+		{"a missing original", "rm '%[2]s'/saved/*", name + "/journal.json"},
 		{"a file in place of a directory of the Store", "rm -r '%[2]s/new'; echo > '%[2]s/new'", name},
 		{"no /etc", "mv '%[1]s' '%[1]s.away'", "/etc"},
 		{"no objects", "rm -r '%[3]s/ostree/repo/objects'; mkdir '%[3]s/ostree/repo/objects'", "/etc"},

@@ -17,7 +17,18 @@ func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
+	m.noteRequester(t)
 	return m.resetEtc(ctx, t)
+}
+
+// noteRequester says in the transaction of a reset who asked for it. A reset does not depend on that.
+func (m *Machine) noteRequester(t *state.Transaction) {
+	request, err := m.Config.Load(m.State.ResetRequestPath())
+	if err != nil {
+		warn("it is not known who asked for the reset: %v", err)
+		return
+	}
+	t.RequestedBy = request.RequestedBy
 }
 
 func (m *Machine) resetEtc(ctx context.Context, t *state.Transaction) (err error) {
@@ -85,6 +96,9 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 		return err
 	}
 	if err := m.State.RemoveStamp(m.Booted); err != nil {
+		return err
+	}
+	if err := m.State.RemoveResetRequest(); err != nil {
 		return err
 	}
 	return m.release()

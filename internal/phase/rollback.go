@@ -93,8 +93,13 @@ func (m *Machine) RollbackMount(ctx context.Context, request string) error {
 	if err := m.switchBack(t.From, m.layersOf(t.From)); err != nil {
 		return err
 	}
+	before, err := m.remakeStamp()
+	if err != nil {
+		return err
+	}
 	return m.updateStamp(func(stamp *state.Stamp) {
-		stamp.Live, stamp.Previous, stamp.Layers = t.From, t.From, m.layersOf(t.From)
+		before.Transaction, before.Target, before.Phase = stamp.Transaction, stamp.Target, stamp.Phase
+		*stamp = *before
 	})
 }
 

@@ -198,4 +198,10 @@ func (d Dirs) RequestPath(target ostree.Checksum) string {
 // RemoveRequest removes a request: prepare has consumed it, or nobody will.
 func (d Dirs) RemoveRequest(target ostree.Checksum) error { return remove(d.RequestPath(target)) }
 
+// ResetRequestPath is where a request for a reset is left, of which RequestedBy= counts alone.
+func (d Dirs) ResetRequestPath() string { return filepath.Join(d.requests(), "reset.conf") }
+
+// RemoveResetRequest removes it: the reset has ended.
+func (d Dirs) RemoveResetRequest() error { return remove(d.ResetRequestPath()) }
+
 func (d Dirs) requests() string { return filepath.Join(d.Run, "request") }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -114,10 +115,22 @@ func run(ctx context.Context, argv []string) error {
 	return fmt.Errorf("the tree cannot run %s: %w: it said %q", argv[0], err, said)
 }
 
-// limited keeps the beginning of what is written to it.
-type limited struct{ bytes.Buffer }
+// limited keeps the beginning of what is written to it, and no more (a bytes.Buffer inside it would be read into as a whole). Children that
+// a killed program leaves may still write while it is read.
+type limited struct {
+	mu   sync.Mutex
+	kept bytes.Buffer
+}
 
 func (l *limited) Write(p []byte) (int, error) {
-	l.Buffer.Write(p[:min(len(p), maxOutput-l.Len())])
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kept.Write(p[:min(len(p), maxOutput-l.kept.Len())])
 	return len(p), nil
+}
+
+func (l *limited) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kept.String()
 }

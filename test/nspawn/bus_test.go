@@ -255,7 +255,7 @@ func TestBusServiceShowsAndAppliesCommits(t *testing.T) {
 			"applied", v3, v3, applyOrder, "D-Bus, uid 0", "applied"},
 		{"apply what is refused", "Apply", []string{"sa{sv}", broken, "0"}, "refused", "/usr/bin/true", v3, applyOrder, "D-Bus, uid 0", "refused"},
 		{"go back to what was live before", "Rollback", []string{"a{sv}", "0"}, "applied", v2, v2, applyOrder, "D-Bus, uid 0", "applied"},
-		{"go back to the booted tree", "Reset", []string{"a{sv}", "0"}, "reset", v1, v1, resetOrder, "", "reset"},
+		{"go back to the booted tree", "Reset", []string{"a{sv}", "0"}, "reset", v1, v1, resetOrder, "D-Bus, uid 0", "reset"},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			m := m.For(t)

@@ -14,7 +14,8 @@ _liveapplyctl_transactions() {
 _liveapplyctl() {
 	local -A options=(
 		[status]='--json'
-		[apply]='--allow= --force --transient --no-wait -q --quiet'
+		[diff]='--json'
+		[apply]='--allow= --force --transient --dry-run --json --no-wait -q --quiet'
 		[rollback]='--no-wait -q --quiet'
 		[reset]='--no-wait -q --quiet'
 		[history]='--json -n --lines='
@@ -42,7 +43,7 @@ _liveapplyctl() {
 	apply:--allow:* | apply:*:--allow=*) choices='additive replace force' ;;
 	history:-n:* | history:--lines:*) ;;
 	*:*:-*) choices="${options[$verb]-} -h --help" ;;
-	apply:*) choices=$(ostree refs 2>/dev/null) ;;
+	apply:* | diff:*) choices=$(ostree refs 2>/dev/null) ;;
 	plot:*) choices=$(_liveapplyctl_transactions) ;;
 	help:*) choices=${!options[*]} ;;
 	esac

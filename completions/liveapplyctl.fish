@@ -13,10 +13,16 @@ complete -c liveapplyctl -n __fish_use_subcommand -l version -d 'Show the versio
 complete -c liveapplyctl -n __fish_use_subcommand -a status -d 'Show what is booted, live, and under way'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from status' -l json -d 'Print the stamp as JSON'
 
+complete -c liveapplyctl -n __fish_use_subcommand -a diff -d 'Show what applying a commit would mean'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from diff' -l json -d 'Print the summary of the plan as JSON'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from diff' -a '(ostree refs 2>/dev/null)' -d 'Commit'
+
 complete -c liveapplyctl -n __fish_use_subcommand -a apply -d 'Apply a commit to the running system'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l allow -x -a 'additive replace force' -d 'What kind of change may be applied'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l force -d 'Also another release, or an older commit'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l transient -d 'Do not stage a deployment'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l dry-run -d 'Change nothing, and show what would be done'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l json -d 'With --dry-run, print the plan as JSON'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l no-wait -d 'Start the unit, and do not wait for its end'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -s q -l quiet -d 'Say nothing but what goes wrong'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -a '(ostree refs 2>/dev/null)' -d 'Commit'
@@ -37,4 +43,4 @@ complete -c liveapplyctl -n __fish_use_subcommand -a plot -d 'Draw the time line
 complete -c liveapplyctl -n '__fish_seen_subcommand_from plot' -a '(__liveapplyctl_transactions)' -d 'Transaction'
 
 complete -c liveapplyctl -n __fish_use_subcommand -a help -d 'Show the verbs, or the usage of one'
-complete -c liveapplyctl -n '__fish_seen_subcommand_from help' -a 'status apply rollback reset history plot help' -d 'Verb'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from help' -a 'status diff apply rollback reset history plot help' -d 'Verb'

@@ -21,6 +21,7 @@ type applyOptions struct {
 	*starter
 	allow            string
 	force, transient bool
+	dryRun, asJSON   bool
 }
 
 func declareApply(flags *pflag.FlagSet) *applyOptions {
@@ -28,6 +29,8 @@ func declareApply(flags *pflag.FlagSet) *applyOptions {
 	flags.StringVar(&o.allow, "allow", "", "what `KIND` of change may be applied: additive, replace, force (default from liveapply.conf)")
 	flags.BoolVar(&o.force, "force", false, "the same as --allow=force: also another release, or an older commit")
 	flags.BoolVar(&o.transient, "transient", false, "do not stage a deployment: the next boot leads where it would have led before")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "change nothing, and show what would be done, or why it would be refused")
+	flags.BoolVar(&o.asJSON, "json", false, "with --dry-run, print the summary of the plan as JSON")
 	o.starter = starterFlags(flags)
 	return o
 }
@@ -39,11 +42,25 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return usageError{fmt.Errorf("apply: %w", err)}
 		}
-		machine, err := phase.OpenAsRoot()
+		if o.asJSON && !o.dryRun {
+			return usageError{errors.New("apply: --json goes with --dry-run")}
+		}
+		open := phase.OpenAsRoot
+		if o.dryRun {
+			open = phase.Open
+		}
+		machine, err := open()
 		if err != nil {
 			return err
 		}
-		target, err := o.chooseTarget(machine, args)
+		if o.dryRun {
+			return foresee(ctx, machine, args, request, o.asJSON)
+		}
+		target, err := chooseTarget(machine, args)
+		if errors.Is(err, errNoTarget) {
+			o.say("No deployment is staged or pending.")
+			return errNothing
+		}
 		if err != nil {
 			return err
 		}
@@ -68,8 +85,11 @@ func (o *applyOptions) request() (config.Request, error) {
 	return request, err
 }
 
+// errNoTarget tells that there is nothing that the next boot would bring.
+var errNoTarget = errors.New("no deployment is staged or pending")
+
 // chooseTarget resolves the argument; without one it is what the next boot leads to.
-func (o *applyOptions) chooseTarget(machine *phase.Machine, args []string) (ostree.Checksum, error) {
+func chooseTarget(machine *phase.Machine, args []string) (ostree.Checksum, error) {
 	if len(args) == 1 {
 		return machine.Resolve(args[0])
 	}
@@ -78,8 +98,7 @@ func (o *applyOptions) chooseTarget(machine *phase.Machine, args []string) (ostr
 		return ostree.Checksum{}, err
 	}
 	if next.Booted {
-		o.say("No deployment is staged or pending.")
-		return ostree.Checksum{}, errNothing
+		return ostree.Checksum{}, errNoTarget
 	}
 	return next.Commit, nil
 }

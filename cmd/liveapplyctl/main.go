@@ -44,6 +44,7 @@ type verb struct {
 func verbs() []verb {
 	return []verb{
 		{"status", "", "Show what is booted, what is live, and what is under way", statusDetails, 0, statusCommand},
+		{"diff", "[COMMIT]", "Show what applying a commit would mean", diffDetails, 1, diffCommand},
 		{"apply", "[COMMIT]", "Apply a commit to the running system", applyDetails, 1, applyCommand},
 		{"rollback", "", "Go back to what was live before the last application", rollbackDetails, 0, rollbackCommand},
 		{"reset", "", "Go back to the booted tree", resetDetails, 0, resetCommand},

@@ -1,0 +1,148 @@
+//go:build nspawn
+
+package nspawn_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/liveapply/liveapply/internal/ostree/ostreetest"
+	"github.com/liveapply/liveapply/test/nspawn"
+)
+
+// foreseen is what diff --json and apply --dry-run --json print, as far as it is compared here.
+type foreseen struct {
+	From      string          `json:"from"`
+	Target    string          `json:"target"`
+	Layers    []string        `json:"layers"`
+	Transient bool            `json:"transient"`
+	Impact    json.RawMessage `json:"impact"`
+	Etc       []struct {
+		Path string `json:"path"`
+		Kind string `json:"kind"`
+	} `json:"etc"`
+}
+
+// dpkgDatabase is where the trees of the tests have it.
+const dpkgDatabase = "usr/share/dpkg/database"
+
+// packagesOf asks dpkg for the packages of a commit.
+func packagesOf(t *testing.T, commit string) []string {
+	t.Helper()
+	database := filepath.Join(lab.Checkout(t, commit), dpkgDatabase)
+	list := ostreetest.Run(t, "dpkg-query", "--admindir="+database, "--show", "--showformat=${Package} ${Version} ${Architecture}\n")
+	return strings.Split(strings.TrimSpace(list), "\n")
+}
+
+func TestDiffTellsThePackagesAndChangesNothing(t *testing.T) {
+	v1 := product(t, nspawn.Trixie)
+	v2 := lab.WithProduct(t, lab.Base(t, nspawn.Trixie, nspawn.Servers))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	m.Pull(v2)
+	before := factsOf(t, m)
+
+	var want []string
+	old := packagesOf(t, v1)
+	for _, p := range packagesOf(t, v2) {
+		if !slices.Contains(old, p) {
+			want = append(want, p)
+		}
+	}
+	var packages struct {
+		Packages struct {
+			Added    []struct{ Name, Version, Arch string } `json:"added"`
+			Removed  []any                                  `json:"removed"`
+			Upgraded []any                                  `json:"upgraded"`
+		} `json:"packages"`
+	}
+	var diff foreseen
+	unmarshal(t, m.Run("liveapplyctl", "diff", "--json", v2), &diff)
+	unmarshal(t, string(diff.Impact), &packages)
+	var got []string
+	for _, p := range packages.Packages.Added {
+		got = append(got, fmt.Sprint(p.Name, " ", p.Version, " ", p.Arch))
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if d := cmp.Diff(want, got); d != "" || len(want) == 0 {
+		t.Errorf("added packages (-dpkg-query +diff):\n%s", d)
+	}
+	equal(t, "packages removed or upgraded", len(packages.Packages.Removed)+len(packages.Packages.Upgraded), 0)
+	requireSays(t, "liveapplyctl diff", m.Run("liveapplyctl", "diff", v2), []string{v1, v2, "nginx ", "nginx.service", "/etc/nginx"})
+
+	asNobody := []string{"--reuid=nobody", "--regid=nogroup", "--clear-groups", "liveapplyctl", "diff", "--json", v2}
+	var unprivileged foreseen
+	unmarshal(t, m.Run("setpriv", asNobody...), &unprivileged)
+	equal(t, "impact for nobody", len(unprivileged.Impact) > 0, true)
+	requireSame(t, m, before)
+
+	t.Run("and a dry run is what is then done", func(t *testing.T) {
+		m := m.For(t)
+		var dry, plan foreseen
+		unmarshal(t, m.Run("liveapplyctl", "apply", "--dry-run", "--json", "--transient", v2), &dry)
+		requireSame(t, m, before)
+		makeTransient(m)
+		holdAfter(t, m, "prepare", v2)
+		var changes struct {
+			Etc struct {
+				Changes []struct {
+					Path string `json:"path"`
+				} `json:"changes"`
+			} `json:"etc"`
+		}
+		text := strings.ReplaceAll(m.Read("/run/liveapply/plan.json"), `"etc":`, `"full_etc":`)
+		unmarshal(t, text, &plan)
+		unmarshal(t, m.Read("/run/liveapply/plan.json"), &changes)
+		m.Write("/run/go", "")
+		awaitEnd(m)
+		removeDropIns(m)
+		requireLive(t, m, v2)
+		var paths, foretold []string
+		for _, c := range changes.Etc.Changes {
+			paths = append(paths, c.Path)
+		}
+		for _, c := range dry.Etc {
+			foretold = append(foretold, c.Path)
+		}
+		dry.Etc = nil
+		if d := cmp.Diff(dry, plan); d != "" {
+			t.Errorf("-dry run +plan:\n%s", d)
+		}
+		if d := cmp.Diff(foretold, paths); d != "" {
+			t.Errorf("/etc: -dry run +plan:\n%s", d)
+		}
+		reset(t, m)
+	})
+}
+
+func TestAdditivePolicyGoesByPackages(t *testing.T) {
+	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	makeTransient(m)
+	status := func(edit func(string) string) func(*nspawn.Tree) {
+		return func(tree *nspawn.Tree) {
+			tree.Write(dpkgDatabase+"/status", edit(tree.Read(dpkgDatabase+"/status")), 0o644)
+			tree.Write("usr/share/lab", "changed by it", 0o644)
+		}
+	}
+	added := derived(t, m, v1, status(func(text string) string {
+		return text + "\nPackage: lab\nStatus: install ok installed\nVersion: 1.0\nArchitecture: all\n"
+	}))
+	upgraded := derived(t, m, added, status(func(text string) string {
+		return strings.Replace(text, "Package: lab\nStatus: install ok installed\nVersion: 1.0", "Package: lab\nStatus: install ok installed\nVersion: 1.1", 1)
+	}))
+	m.Run("liveapplyctl", "apply", "--allow=additive", added)
+	requireLive(t, m, added)
+	requireRefused(t, m, factsOf(t, m), refusal{upgraded, []string{"--allow=additive"}, []string{"Allow=additive", "lab 1.0", "1.1", "--allow=replace"}})
+	result := m.Try("liveapplyctl", "apply", "--dry-run", "--allow=additive", upgraded)
+	equal(t, "exit status of a dry run", result.Code, 1)
+	requireSays(t, "a dry run", result.Stderr, []string{"lab 1.0", "--allow=replace"})
+	m.Run("liveapplyctl", "apply", "--allow=replace", upgraded)
+	requireLive(t, m, upgraded)
+}

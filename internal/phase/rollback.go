@@ -120,7 +120,11 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 	}
 	if t == nil || t.Request != request {
 		// It failed before it was its turn, or another one is under way.
-		return errors.Join(m.State.SetOutcome(request, *outcome), m.State.ClearClaim())
+		err := errors.Join(m.State.SetOutcome(request, *outcome), m.State.ClearClaim())
+		if outcome.Result == state.Applied { // record failed when all was done
+			err = errors.Join(err, services.StartLive(ctx))
+		}
+		return err
 	}
 	storage, err := m.openStorage()
 	if err != nil {
@@ -212,8 +216,11 @@ func (m *Machine) failure(request string) (*state.Outcome, error) {
 	return outcome, nil
 }
 
-// Fail leaves why a phase failed, for the rollback and for liveapply@.service.
+// Fail leaves why a phase failed, for the rollback and for liveapply@.service; not if the commit was applied before that.
 func (m *Machine) Fail(request, phase string, reason error) error {
+	if outcome, err := m.State.Outcome(request); err == nil && outcome != nil && outcome.Result == state.Applied {
+		return nil
+	}
 	result := state.RolledBack
 	if phase == "prepare" {
 		result = state.Refused

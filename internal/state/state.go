@@ -99,9 +99,9 @@ func readJSON(path string, value interface{ check() error }) (bool, error) {
 	return true, nil
 }
 
-// remove deletes the file at path, if there is one, and what a killed writer of it has left.
+// remove deletes the file at path, if there is one, and before it what a killed writer of it has left: without the file, nobody would look.
 func remove(path string) error {
-	for _, name := range []string{path, aside(path)} {
+	for _, name := range []string{aside(path), path} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -34,6 +34,9 @@ func (r *Repo) File(c Checksum) (*File, error) {
 }
 
 func (r *Repo) file(c Checksum) (*File, error) {
+	if d, found := r.drafted(c, fileSuffix); found {
+		return d.file, nil
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(r.fd, r.FilePath(c), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, err
@@ -110,6 +113,10 @@ func (r *Repo) verify(c Checksum, file *File, dst io.Writer) error {
 }
 
 func (r *Repo) hashContent(c Checksum, size int64, digest hash.Hash, dst io.Writer) error {
+	if d, found := r.drafted(c, fileSuffix); found {
+		_, err := io.MultiWriter(digest, dst).Write(d.content)
+		return err
+	}
 	fd, err := openAt(r.fd, r.FilePath(c), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
 		return err

@@ -22,11 +22,7 @@ func objectPath(c Checksum, suffix string) string {
 // metadata reads a metadata object (a commit, a dirtree or a dirmeta), checks it against its name, and
 // returns it as a GVariant in normal form, the same checks as in _ostree_verify_metadata_object.
 func (r *Repo) metadata(c Checksum, suffix, typ string) (gvariant.Value, error) {
-	fd, err := openAt(r.fd, objectPath(c, suffix), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
-	if err != nil {
-		return gvariant.Value{}, r.objectError(c, suffix, err)
-	}
-	data, err := readAndClose(fd, objectPath(c, suffix), maxMetadata)
+	data, err := r.readMetadata(c, suffix)
 	if err != nil {
 		return gvariant.Value{}, r.objectError(c, suffix, err)
 	}
@@ -38,6 +34,17 @@ func (r *Repo) metadata(c Checksum, suffix, typ string) (gvariant.Value, error) 
 		return gvariant.Value{}, r.objectError(c, suffix, err)
 	}
 	return value, nil
+}
+
+func (r *Repo) readMetadata(c Checksum, suffix string) ([]byte, error) {
+	if d, found := r.drafted(c, suffix); found {
+		return d.content, nil
+	}
+	fd, err := openAt(r.fd, objectPath(c, suffix), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	return readAndClose(fd, objectPath(c, suffix), maxMetadata)
 }
 
 func parseMetadata(typ string, data []byte) (gvariant.Value, error) {

@@ -14,26 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// serialize writes a dirtree as a serializer of GVariants does, whatever is wrong with it.
-func (t *Dirtree) serialize() []byte {
-	var files, dirs []byte
-	var fileEnds, dirEnds []int
-	for _, f := range t.Files {
-		name := append([]byte(f.Name), 0)
-		files = append(files, appendOffsets(append(bytes.Clone(name), f.Checksum[:]...), len(name))...)
-		fileEnds = append(fileEnds, len(files))
-	}
-	for _, d := range t.Dirs {
-		name := append([]byte(d.Name), 0)
-		entry := append(bytes.Clone(name), d.Tree.Contents[:]...)
-		contentsEnd := len(entry)
-		dirs = append(dirs, appendOffsets(append(entry, d.Tree.Meta[:]...), contentsEnd, len(name))...)
-		dirEnds = append(dirEnds, len(dirs))
-	}
-	files = appendOffsets(files, fileEnds...)
-	return appendOffsets(append(bytes.Clone(files), appendOffsets(dirs, dirEnds...)...), len(files))
-}
-
 func (m *Dirmeta) serialize() []byte {
 	var data []byte
 	for _, n := range []uint32{m.UID, m.GID, m.Mode} {

@@ -49,7 +49,7 @@ func (r *Repo) setRef(name string, c Checksum) error {
 		return err
 	}
 	defer unix.Close(dir)
-	file, err := r.writeUnnamed(c.String() + "\n")
+	file, err := r.writeUnnamed([]byte(c.String()+"\n"), func(fd int) error { return unix.Fchmod(fd, 0o644) }) // others read refs, too
 	if err != nil {
 		return err
 	}
@@ -126,30 +126,30 @@ func openDirIn(dir int, name string, create bool) (int, error) {
 	return fd, err
 }
 
-// writeUnnamed writes a file that has no name yet. Its data is on disk when it gets one: a ref that is empty
-// after a power cut would make ostree prune and ostree fsck fail.
-func (r *Repo) writeUnnamed(text string) (int, error) {
-	fd, err := unix.Openat(r.fd, "tmp", unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+// writeUnnamed writes a file that has no name yet, and whose attributes are set by a function. It is on disk when it gets one: a ref that is
+// empty after a power cut would make ostree prune and ostree fsck fail.
+func (r *Repo) writeUnnamed(data []byte, setAttributes func(fd int) error) (int, error) {
+	fd, err := unix.Openat(r.fd, "tmp", unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return -1, fmt.Errorf("make a file in tmp: %w", err)
 	}
-	if err := r.fill(fd, text); err != nil {
+	if err := r.fill(fd, data, setAttributes); err != nil {
 		return -1, errors.Join(fmt.Errorf("write a file in tmp: %w", err), unix.Close(fd))
 	}
 	return fd, nil
 }
 
-func (r *Repo) fill(fd int, text string) error {
-	if err := unix.Fchmod(fd, 0o644); err != nil { // whatever the umask: others read refs, too
+func (r *Repo) fill(fd int, data []byte, setAttributes func(fd int) error) error {
+	if err := writeAll(fd, data); err != nil {
 		return err
 	}
-	if err := writeAll(fd, []byte(text)); err != nil {
+	if err := setAttributes(fd); err != nil {
 		return err
 	}
 	if r.noSync {
 		return nil
 	}
-	return unix.Fdatasync(fd)
+	return unix.Fsync(fd)
 }
 
 // newRef is the name in tmp of a ref on its way over another.

@@ -1,6 +1,6 @@
 // Package ostree reads OSTree repos and deployments: refs, commits, trees and file objects of a bare repo,
-// and the deployments of a sysroot. It writes nothing but refs; whatever else changes a repo or a deployment is
-// left to the ostree command.
+// and the deployments of a sysroot. It writes refs, and commits that are put together from what is in the repo already (drafts); whatever
+// else changes a repo or a deployment is left to the ostree command.
 //
 // The repo is not trusted: each object is checked against its name before anything in it is used.
 package ostree
@@ -20,8 +20,9 @@ type Repo struct {
 	path     string
 	name     string // what messages call it
 	fd       int
-	noSync   bool     // core.fsync is false
-	dirmetas sync.Map // Checksum → *Dirmeta: a tree of 100,000 files has a handful
+	noSync   bool             // core.fsync is false
+	dirmetas sync.Map         // Checksum → *Dirmeta: a tree of 100,000 files has a handful
+	drafts   map[string]draft // by the paths that they will have
 }
 
 // OpenRepo opens the repo at path. See OpenRepoAs.

@@ -20,6 +20,8 @@ complete -c liveapplyctl -n '__fish_seen_subcommand_from diff' -a '(ostree refs 
 complete -c liveapplyctl -n __fish_use_subcommand -a apply -d 'Apply a commit to the running system'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l allow -x -a 'additive replace force' -d 'What kind of change may be applied'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l force -d 'Also another release, or an older commit'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l packages -x -d 'Apply only these packages'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l except -x -d 'Apply all but these packages'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l transient -d 'Do not stage a deployment'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l dry-run -d 'Change nothing, and show what would be done'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l json -d 'With --dry-run, print the plan as JSON'

@@ -21,6 +21,7 @@ type applyOptions struct {
 	*starter
 	allow            string
 	force, transient bool
+	packages, except []string
 	dryRun, asJSON   bool
 }
 
@@ -29,6 +30,8 @@ func declareApply(flags *pflag.FlagSet) *applyOptions {
 	flags.StringVar(&o.allow, "allow", "", "what `KIND` of change may be applied: additive, replace, force (default from liveapply.conf)")
 	flags.BoolVar(&o.force, "force", false, "the same as --allow=force: also another release, or an older commit")
 	flags.BoolVar(&o.transient, "transient", false, "do not stage a deployment: the next boot leads where it would have led before")
+	flags.StringSliceVar(&o.packages, "packages", nil, "apply only these `PACKAGES`, and what they need; the rest stays as booted")
+	flags.StringSliceVar(&o.except, "except", nil, "apply all but these `PACKAGES`, which stay as booted")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "change nothing, and show what would be done, or why it would be refused")
 	flags.BoolVar(&o.asJSON, "json", false, "with --dry-run, print the summary of the plan as JSON")
 	o.starter = starterFlags(flags)
@@ -70,9 +73,11 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 
 // request puts the options into words for prepare.
 func (o *applyOptions) request() (config.Request, error) {
-	request := config.Request{Transient: o.transient, RequestedBy: requester()}
+	request := config.Request{Transient: o.transient, Packages: o.packages, Exclude: o.except, RequestedBy: requester()}
 	var err error
 	switch {
+	case len(o.packages) > 0 && len(o.except) > 0:
+		return request, errors.New("--packages and --except: give one of the two")
 	case o.force && o.allow != "" && o.allow != string(config.Force):
 		return request, errors.New("--force is --allow=force: give one of the two")
 	case o.force:
@@ -109,18 +114,22 @@ func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostr
 	if err != nil {
 		return err
 	}
-	if live == target {
+	if live == target && !request.IsPartial() {
 		s.say("Commit %s is live already.", named(target))
 		return errNothing
 	}
 	if err := config.WriteRequest(machine.State.RequestPath(target), request); err != nil {
 		return err
 	}
+	done := fmt.Sprintf("Commit %s is live.", named(target))
+	if request.IsPartial() {
+		done = fmt.Sprintf("Commit %s is live in part; liveapplyctl status names it.", named(target))
+	}
 	return s.start(ctx, machine, job{
 		unit:   services.ApplyUnit(target.String()),
 		phases: applyPhases,
 		target: target,
-		done:   fmt.Sprintf("Commit %s is live.", named(target)),
+		done:   done,
 	})
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/state"
@@ -62,7 +64,7 @@ func foresee(ctx context.Context, machine *phase.Machine, args []string, request
 func foreseen(out screen, s state.Summary) []field {
 	fields := []field{
 		{"From", plain, []string{s.From.String()}},
-		{"To", bold, []string{s.Target.String()}},
+		{"To", bold, partOf(s.Target, s.Partial)},
 		{"Change", plain, []string{kindOf(s.Impact)}},
 	}
 	add := func(label, style string, values []string) {
@@ -81,6 +83,14 @@ func foreseen(out screen, s state.Summary) []field {
 	add("Stays in /etc", yellow, localOf(s.EtcLocal))
 	add("Reboot for", yellow, joined(s.Impact.RebootRequired))
 	return fields
+}
+
+// partOf names a commit, or the part of a target that it was made of.
+func partOf(commit ostree.Checksum, part *partial.About) []string {
+	if part == nil {
+		return []string{commit.String()}
+	}
+	return []string{part.Of.String(), printable("(partial: " + part.String() + ")")}
 }
 
 func kindOf(i impact.Impact) string {

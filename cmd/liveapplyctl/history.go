@@ -68,7 +68,7 @@ func shortHistory(out screen, entries []state.Entry) table {
 				{out.short(checksumText(e.Target), shortCommit), plain}, {string(e.Result), resultStyle(e.Result)}, {took(e), plain},
 				{printable(e.RequestedBy), dim},
 			},
-			note: cell{printable(e.Reason), red},
+			note: noteOf(e),
 		})
 	}
 	return t
@@ -81,7 +81,7 @@ func fullHistory(entries []state.Entry) table {
 		t.rows = append(t.rows, row{cells: []cell{
 			{e.Started.Local().Format(time.DateTime), plain}, {e.Transaction, plain}, {checksumText(e.From), plain}, {checksumText(e.Target), plain},
 			{string(e.Result), plain}, {took(e), plain}, {orDash(printable(e.RequestedBy)), plain},
-			{orDash(printable(e.Allow)), plain}, {orDash(printable(e.Reason)), plain},
+			{orDash(printable(e.Allow)), plain}, {orDash(noteOf(e).text), plain},
 		}})
 	}
 	return t
@@ -118,4 +118,12 @@ func took(e state.Entry) string {
 		return "-"
 	}
 	return seconds(newTimeline(e).length)
+}
+
+// noteOf says why a transaction failed, or what it left of its target.
+func noteOf(e state.Entry) cell {
+	if e.Reason == "" && e.Partial != nil {
+		return cell{printable("partial: " + e.Partial.String()), dim}
+	}
+	return cell{printable(e.Reason), red}
 }

@@ -70,7 +70,11 @@ func lookAround(machine *phase.Machine, stamp *state.Stamp) (*situation, error) 
 		return nil, err
 	}
 	defer repo.Close()
-	for _, commit := range []ostree.Checksum{stamp.Booted, stamp.Live, s.next.Commit} {
+	shown := []ostree.Checksum{stamp.Booted, stamp.Live, s.next.Commit}
+	if stamp.Partial != nil {
+		shown = append(shown, stamp.Partial.Of)
+	}
+	for _, commit := range shown {
 		if s.about[commit], err = aboutCommit(repo, commit); err != nil {
 			return nil, err
 		}
@@ -108,6 +112,14 @@ func (s *situation) lines(commit ostree.Checksum) []string {
 	return []string{commit.String(), made}
 }
 
+// liveLines names the live commit; if it is partial, the one that it was made of, which people know.
+func (s *situation) liveLines() []string {
+	if part := s.stamp.Partial; part != nil {
+		return append(partOf(s.stamp.Live, part), s.lines(part.Of)[1:]...)
+	}
+	return s.lines(s.stamp.Live)
+}
+
 func (s *situation) print(out screen, now time.Time) error {
 	var text strings.Builder
 	mark, heading := s.heading(out)
@@ -131,7 +143,7 @@ func (s *situation) fields(now time.Time) []field {
 	stamp := s.stamp
 	fields := []field{{"Booted", plain, s.lines(stamp.Booted)}}
 	if stamp.IsApplied() {
-		fields = append(fields, field{"Live", green, s.lines(stamp.Live)})
+		fields = append(fields, field{"Live", green, s.liveLines()})
 		if !stamp.Applied.IsZero() {
 			applied := stamp.Applied.Local().Format(time.DateTime) + ", " + ago(now.Sub(stamp.Applied))
 			fields = append(fields, field{"Applied", plain, []string{applied}})
@@ -166,6 +178,8 @@ func (s *situation) nextBoot() []string {
 	switch next := s.next.Commit; {
 	case next == s.stamp.Live && s.stamp.IsApplied():
 		return []string{"into the live commit"}
+	case s.stamp.Partial != nil && next == s.stamp.Partial.Of:
+		return []string{"into the commit of which a part is live"}
 	case s.stamp.Transient && next == s.stamp.Booted:
 		return []string{"into the booted commit (the live one was applied as transient)"}
 	case s.stamp.Transient:

@@ -5,6 +5,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -18,7 +19,7 @@ const resultDone state.Result = "done"
 // Diff starts to find out what applying a commit would mean.
 func (m manager) Diff(message dbus.Message, commit string) (dbus.ObjectPath, *dbus.Error) {
 	s := m.service
-	target, err := s.choose(commit)
+	target, err := s.choose(commit, config.Request{})
 	if err != nil {
 		return "", err
 	}

@@ -22,7 +22,7 @@ func (m manager) Apply(message dbus.Message, commit string, options map[string]d
 	if err != nil {
 		return "", err
 	}
-	target, err := s.choose(commit)
+	target, err := s.choose(commit, request)
 	if err != nil {
 		return "", err
 	}
@@ -91,6 +91,14 @@ var options = map[string]func(*config.Request, any) (valid bool){
 		r.Transient, valid = value.(bool)
 		return valid
 	},
+	"Packages": func(r *config.Request, value any) (valid bool) {
+		r.Packages, valid = value.([]string)
+		return valid && len(r.Exclude) == 0
+	},
+	"Exclude": func(r *config.Request, value any) (valid bool) {
+		r.Exclude, valid = value.([]string)
+		return valid && len(r.Packages) == 0
+	},
 }
 
 func requestOf(given map[string]dbus.Variant) (config.Request, *dbus.Error) {
@@ -114,8 +122,8 @@ func refuseOptions(given map[string]dbus.Variant) *dbus.Error {
 	return nil
 }
 
-// choose finds the commit that a caller names, which must not be live.
-func (s *Service) choose(rev string) (ostree.Checksum, *dbus.Error) {
+// choose finds the commit that a caller names, which must not be live; to ask for a part of it is something else.
+func (s *Service) choose(rev string, request config.Request) (ostree.Checksum, *dbus.Error) {
 	target, err := s.resolve(rev)
 	if err != nil {
 		return target, err
@@ -124,7 +132,7 @@ func (s *Service) choose(rev string) (ostree.Checksum, *dbus.Error) {
 	if statusErr != nil {
 		return target, failed(statusErr)
 	}
-	if stamp.Live == target {
+	if stamp.Live == target && !request.IsPartial() {
 		return target, errorf(errNothingToDo, "commit %s is live already", target)
 	}
 	return target, nil

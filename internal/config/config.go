@@ -42,7 +42,9 @@ type Config struct {
 	VerifyContent bool  // VerifyContent=: check the content of each file that is linked, not only its name
 	// PackageDatabase=: where a tree may have a dpkg database, before the usual places. Each one adds to the list, an empty one clears it.
 	PackageDatabase []string
-	RequestedBy     string // RequestedBy=, in requests only: who asked
+	Packages        []string // Packages=, in requests only: take only these, and what they need, out of the target
+	Exclude         []string // Exclude=: leave these out of the target
+	RequestedBy     string   // RequestedBy=, in requests only: who asked
 	Warnings        []string
 }
 
@@ -157,11 +159,17 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 	case "VerifyContent":
 		c.VerifyContent, err = parseBool(option.Value)
 	case "PackageDatabase":
-		if option.Value == "" {
-			c.PackageDatabase = nil
-			return nil
+		c.PackageDatabase = appendWords(c.PackageDatabase, option.Value)
+	case "Packages":
+		if !isRequest {
+			return errUnknown
 		}
-		c.PackageDatabase = append(c.PackageDatabase, strings.Fields(option.Value)...)
+		c.Packages, c.Exclude = appendWords(c.Packages, option.Value), nil
+	case "Exclude":
+		if isRequest && c.Packages != nil {
+			return errors.New("packages are either selected (Packages=) or left out (Exclude=)")
+		}
+		c.Exclude = appendWords(c.Exclude, option.Value)
 	case "RequestedBy":
 		if !isRequest {
 			return errUnknown
@@ -171,6 +179,14 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 		return errUnknown
 	}
 	return err
+}
+
+// appendWords adds to a list; an empty value clears it.
+func appendWords(list []string, value string) []string {
+	if value == "" {
+		return nil
+	}
+	return append(list, strings.Fields(value)...)
 }
 
 // parseBool takes systemd's words (parse_boolean).
@@ -186,10 +202,14 @@ func parseBool(s string) (bool, error) {
 
 // Request is what one transaction is to do differently; the zero values leave it to the configuration.
 type Request struct {
-	Allow       Allow
-	Transient   bool
-	RequestedBy string
+	Allow             Allow
+	Transient         bool
+	Packages, Exclude []string // at most one of them; names or patterns, without blanks
+	RequestedBy       string
 }
+
+// IsPartial tells whether only a part of the target is asked for.
+func (r Request) IsPartial() bool { return len(r.Packages)+len(r.Exclude) > 0 }
 
 // maxValue bounds a value in a request, in bytes: longer lines than 2048 are not read (unit.SYSTEMD_LINE_MAX).
 const maxValue = 1024
@@ -210,6 +230,12 @@ func (r Request) encode() ([]byte, error) {
 	}
 	if r.Transient {
 		options = append(options, unit.NewUnitOption("Apply", "Transient", "yes"))
+	}
+	for _, name := range r.Packages {
+		options = append(options, unit.NewUnitOption("Apply", "Packages", name))
+	}
+	for _, name := range r.Exclude {
+		options = append(options, unit.NewUnitOption("Apply", "Exclude", name))
 	}
 	for _, option := range options {
 		if strings.ContainsAny(option.Value, "\r\n") || strings.HasSuffix(option.Value, `\`) || len(option.Value) > maxValue {

@@ -26,8 +26,5 @@ func (m *Machine) Foresee(ctx context.Context, rev string, request config.Reques
 		return nil, err
 	}
 	p.plan.Transient = p.config.Transient
-	if p.plan.From == p.plan.Target {
-		return &p.plan, nil
-	}
 	return &p.plan, p.decide(ctx)
 }

@@ -162,7 +162,7 @@ func (p *preparation) refuseLostMounts() error {
 	if err != nil {
 		return err
 	}
-	commit, err := p.Repo.Commit(p.plan.Target)
+	commit, err := p.Repo.Commit(p.plan.Live)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
@@ -38,6 +39,7 @@ type manifest struct {
 	Reload  impact.Reload   `json:"reload"` // what has to be reloaded when it comes or goes
 
 	// What the stamp says of it, should that be lost.
+	Partial        *partial.About  `json:"partial,omitempty"`
 	Previous       ostree.Checksum `json:"previous"`
 	Prepared       time.Time       `json:"prepared"`
 	Transient      bool            `json:"transient"`
@@ -47,7 +49,7 @@ type manifest struct {
 // newManifest describes the layer of a plan.
 func newManifest(plan *state.Plan, reload impact.Reload) manifest {
 	return manifest{
-		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Target, Reload: reload,
+		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Live, Partial: plan.Partial, Reload: reload,
 		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.Impact.RebootRequired,
 	}
 }

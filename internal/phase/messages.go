@@ -8,6 +8,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/coreos/go-systemd/v22/journal"
 
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -47,6 +49,14 @@ func announce(t *state.Transaction, id, message string, fields map[string]string
 	if err := journal.Send(message, priority, all); err != nil {
 		fmt.Fprintln(os.Stderr, message)
 	}
+}
+
+// named names a target, and which part of it is meant.
+func named(target ostree.Checksum, part *partial.About) string {
+	if part == nil {
+		return target.String()
+	}
+	return fmt.Sprintf("%s (partial: %s)", part.Of, part)
 }
 
 // status says what the unit is doing, for `systemctl status` and for liveapplyctl.

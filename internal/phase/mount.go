@@ -29,7 +29,7 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 	if err := m.setUnlocked(); err != nil {
 		return err
 	}
-	switched, err := m.Usr.Switch(underlay.SourcePrefix+plan.Target.String(), plan.Layers)
+	switched, err := m.Usr.Switch(underlay.SourcePrefix+plan.Live.String(), plan.Layers)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,8 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 // showLive says in the stamp what /usr shows now.
 func (m *Machine) showLive(plan *state.Plan) error {
 	return m.updateStamp(func(stamp *state.Stamp) {
-		stamp.Previous, stamp.Live, stamp.Layers = plan.From, plan.Target, plan.Layers
+		stamp.Previous, stamp.Live, stamp.Layers = plan.From, plan.Live, plan.Layers
+		stamp.Partial = plan.Partial
 		stamp.Applied = time.Now().UTC().Truncate(time.Second)
 		stamp.Transient, stamp.RebootRequired = plan.Transient, plan.Impact.RebootRequired
 	})
@@ -85,7 +86,7 @@ func (m *Machine) clearUnlocked() error {
 }
 
 func announceSwitch(t *state.Transaction, switched underlay.Switched) {
-	message := fmt.Sprintf("/usr shows commit %s now", t.Target)
+	message := fmt.Sprintf("/usr shows commit %s now", named(t.Target, t.Partial))
 	if switched.Stacked {
 		message += ", on top of the tree before, which this kernel cannot take away beneath it"
 	}

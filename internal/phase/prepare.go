@@ -45,10 +45,8 @@ func (m *Machine) Prepare(ctx context.Context, request string) error {
 	if err := m.begin(t, "prepare"); err != nil {
 		return err
 	}
-	if t.From != t.Target {
-		if err := p.apply(ctx); err != nil {
-			return err
-		}
+	if err := p.apply(ctx); err != nil {
+		return err
 	}
 	// Last, because it is the one step that others see before the switch.
 	if err := p.ensureNextBoot(ctx); err != nil {
@@ -117,26 +115,40 @@ func (p *preparation) apply(ctx context.Context) error {
 	if err := p.decide(ctx); err != nil {
 		return err
 	}
+	p.transaction.Live, p.transaction.Partial = p.plan.Live, p.plan.Partial
+	if p.plan.IsNothing() {
+		return nil
+	}
 	if err := p.verify(ctx); err != nil {
+		return err
+	}
+	if err := p.keepPart(); err != nil {
 		return err
 	}
 	if err := p.build(ctx); err != nil {
 		return err
 	}
 	status("trying to run a program of the target")
-	return p.Usr.Try(ctx, underlay.SourcePrefix+p.plan.Target.String(), p.plan.Layers, "/usr/bin/true")
+	return p.Usr.Try(ctx, underlay.SourcePrefix+p.plan.Live.String(), p.plan.Layers, "/usr/bin/true")
 }
 
 // decide makes the plan, or refuses. It only reads.
 func (p *preparation) decide(ctx context.Context) error {
+	if p.plan.From == p.plan.Target && p.wanted().IsWhole() {
+		p.plan.Live = p.plan.Target
+		return nil
+	}
 	if err := p.refuseTarget(); err != nil {
+		return err
+	}
+	if err := p.takePart(); err != nil || p.plan.IsNothing() {
 		return err
 	}
 	status("comparing the trees")
 	if err := p.compare(ctx); err != nil {
 		return err
 	}
-	p.plan.Layers = p.layersOf(p.plan.Target)
+	p.plan.Layers = p.layersOf(p.plan.Live)
 	if err := p.refuseByPolicy(); err != nil {
 		return err
 	}
@@ -153,7 +165,7 @@ func (p *preparation) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	target, err := p.tree(p.plan.Target, usrTree)
+	target, err := p.tree(p.plan.Live, usrTree)
 	if err != nil {
 		return err
 	}
@@ -171,7 +183,7 @@ func (p *preparation) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	newDefaults, err := p.tree(p.plan.Target, etcTree)
+	newDefaults, err := p.tree(p.plan.Live, etcTree)
 	if err != nil {
 		return err
 	}
@@ -217,7 +229,7 @@ func (p *preparation) comparePackages() (pkgdb.Difference, error) {
 	if err != nil {
 		return pkgdb.Difference{}, err
 	}
-	target, err := p.Repo.Commit(p.plan.Target)
+	target, err := p.Repo.Commit(p.plan.Live)
 	if err != nil {
 		return pkgdb.Difference{}, err
 	}
@@ -270,7 +282,7 @@ const verifyWorkers = 4
 // be in use: it is what an earlier application of the same commit made.
 func (p *preparation) build(ctx context.Context) error {
 	status("building the layer: %d changes", len(p.changes))
-	dir := p.storage.layerDir(p.plan.Target)
+	dir := p.storage.layerDir(p.plan.Live)
 	about := newManifest(&p.plan, p.layerReload)
 	if _, err := os.Lstat(dir); err == nil {
 		return writeManifest(dir, about)

@@ -21,7 +21,7 @@ func (m *Machine) Record(ctx context.Context, request string) error {
 	defer storage.Close()
 	status("recording")
 	if !plan.IsNothing() {
-		if err := storage.setLiveRef(plan.Target); err != nil {
+		if err := storage.setLiveRef(plan.Live); err != nil {
 			return err
 		}
 	}
@@ -39,11 +39,11 @@ func (s *storage) complete(t *state.Transaction) error {
 	if err := etcmerge.Commit(s.etcDirs()); err != nil {
 		return err
 	}
-	if t.From != t.Target {
-		if err := s.dropLayers(t.Target); err != nil {
+	if t.From != t.Live {
+		if err := s.dropLayers(t.Live); err != nil {
 			return err
 		}
-		announce(t, messageApplied, "Commit "+t.Target.String()+" is live", map[string]string{"LIVEAPPLY_RESULT": string(state.Applied)})
+		announce(t, messageApplied, "Commit "+named(t.Target, t.Partial)+" is live", map[string]string{"LIVEAPPLY_RESULT": string(state.Applied)})
 		if err := s.machine.State.AppendHistory(state.NewEntry(t, state.Applied, "")); err != nil {
 			return err
 		}

@@ -88,7 +88,7 @@ func (s *storage) recoverLive(live ostree.Checksum) error {
 // recoverBooted removes whatever belonged to a tree that is not live any more.
 func (s *storage) recoverBooted(ctx context.Context) error {
 	m := s.machine
-	result, err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit})
+	result, err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit, Live: m.Booted.Commit})
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (m *Machine) resetEtc(ctx context.Context, t *state.Transaction) (err error
 	if t.From, err = m.Live(); err != nil {
 		return err
 	}
-	t.Target = m.Booted.Commit
+	t.Target, t.Live = m.Booted.Commit, m.Booted.Commit
 	if err := m.begin(t, "etc"); err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 	}
 	if t == nil || t.Request != request {
 		// It failed before it was its turn, or another one is under way.
-		err := errors.Join(m.State.SetOutcome(request, *outcome), m.State.ClearClaim())
+		err := errors.Join(m.State.SetOutcome(request, *outcome), m.State.ClearClaim(), m.dropRequest(request))
 		if outcome.Result == state.Applied { // record failed when all was done
 			err = errors.Join(err, services.StartLive(ctx))
 		}
@@ -149,14 +149,14 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		}
 	}
 	if t.Staged != nil {
-		if err := m.restage(ctx, t.Target, t.Staged.Commit, t.Staged.Origin); err != nil {
+		if err := m.restage(ctx, t.Staged.Deployed, t.Staged.Commit, t.Staged.Origin); err != nil {
 			return err
 		}
 		if err := m.State.WriteStaging(t.Staged.Staging); err != nil {
 			return err
 		}
 	}
-	if t.HasBegun("record") {
+	if t.HasBegun("record") || t.Partial != nil {
 		if err := s.setLiveRef(t.From); err != nil {
 			return err
 		}
@@ -172,10 +172,8 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 	if err := s.tidy(); err != nil {
 		return err
 	}
-	if commit, err := ostree.ParseChecksum(requested(t)); err == nil {
-		if err := m.State.RemoveRequest(commit); err != nil {
-			return err
-		}
+	if err := m.dropRequest(requested(t)); err != nil {
+		return err
 	}
 	announce(t, messageFailed, fmt.Sprintf("Commit %s was not applied (%s): %s", requested(t), outcome.Result, outcome.Reason),
 		map[string]string{"LIVEAPPLY_RESULT": string(outcome.Result)})
@@ -185,12 +183,21 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 	return m.conclude(t, outcome)
 }
 
+// dropRequest removes what was asked for with an application that failed, so that it does not count for the next one.
+func (m *Machine) dropRequest(name string) error {
+	commit, err := ostree.ParseChecksum(name)
+	if err != nil {
+		return nil // a ref: requests are for commits
+	}
+	return m.State.RemoveRequest(commit)
+}
+
 // reloadAfterSwitchBack reloads what the services phase has, or would have.
 func (s *storage) reloadAfterSwitchBack(ctx context.Context, t *state.Transaction) error {
-	if _, err := os.Lstat(s.layerDir(t.Target)); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(s.layerDir(t.Live)); errors.Is(err, os.ErrNotExist) {
 		return nil // dropped by a rollback that was killed after this
 	}
-	return services.Reload(ctx, s.machine.reloadOf(t.Target))
+	return services.Reload(ctx, s.machine.reloadOf(t.Live))
 }
 
 // failure says how a request failed. A phase that was killed could not say why.

@@ -20,7 +20,8 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return nil
 	}
 	next, err := p.NextBoot()
-	if err != nil || next.Commit == p.plan.Target {
+	target := p.plan.NextBoot()
+	if err != nil || next.Commit == target {
 		return err
 	}
 	before, err := p.staging()
@@ -32,8 +33,8 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return err
 	}
 	// What happens is noted first, so that a kill in between leaves no deployment that nobody owns.
-	staging := state.Staging{Commit: p.plan.Target, Replaced: before.Replaced, ReplacedOrigin: before.ReplacedOrigin}
-	p.transaction.Staged = &state.StagedBefore{Staging: before}
+	staging := state.Staging{Commit: target, Replaced: before.Replaced, ReplacedOrigin: before.ReplacedOrigin}
+	p.transaction.Staged = &state.StagedBefore{Deployed: target, Staging: before}
 	if next.Staged {
 		p.transaction.Staged.Commit, p.transaction.Staged.Origin = next.Commit, origin
 	}
@@ -51,7 +52,7 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 	if origin, err = readOrigin(p.Booted); err != nil {
 		return err
 	}
-	return p.stage(ctx, p.plan.Target, origin)
+	return p.stage(ctx, target, origin)
 }
 
 // staging reads what liveapply has staged. If that is no longer known, what is staged is somebody else's, and stays.
@@ -126,8 +127,14 @@ func (s *storage) setLiveRef(commit ostree.Checksum) error {
 			return err
 		}
 	}
+	var err error
 	if commit == s.machine.Booted.Commit {
-		return s.Repo.RemoveRef(liveRef)
+		err = s.Repo.RemoveRef(liveRef)
+	} else {
+		err = s.Repo.SetRef(liveRef, commit)
 	}
-	return s.Repo.SetRef(liveRef, commit)
+	if err != nil {
+		return err
+	}
+	return s.Repo.RemoveRef(partialRef)
 }

@@ -40,7 +40,7 @@ func (m *Machine) remakeStamp() (*state.Stamp, error) {
 	}
 	stamp.Live, stamp.Previous, stamp.Layers = live, m.Booted.Commit, m.layersOf(live)
 	if about, err := m.manifest(live); err == nil {
-		stamp.Previous, stamp.Applied = about.Previous, about.Prepared
+		stamp.Partial, stamp.Previous, stamp.Applied = about.Partial, about.Previous, about.Prepared
 		stamp.Transient, stamp.RebootRequired = about.Transient, append(stamp.RebootRequired, about.RebootRequired...)
 	}
 	return stamp, nil

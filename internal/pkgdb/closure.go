@@ -2,6 +2,7 @@ package pkgdb
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 )
@@ -14,7 +15,8 @@ type Selection struct {
 
 // Closure returns what is to be taken out of the target for the packages of the given names to be as they are there, on a system that is
 // as live (the base) otherwise: these, and what they need that live does not have. Names are "nginx", for all architectures that it is
-// there for, or "nginx:amd64". One that only live has goes. What does not differ is not in the selection.
+// there for, or "nginx:amd64", or patterns of path.Match, such as "linux-image-*". One that only live has goes. What does not differ is not in the
+// selection.
 //
 // A package that live has, and that will do, stays as it is, also where the target has a newer version: as apt does. Else the first
 // alternative that the target has is taken. A selection that cannot stand alone is an error that gives the reason: a name is
@@ -28,7 +30,7 @@ func Closure(target, live *Database, names []string) (Selection, error) {
 // becomes the target (the base) otherwise: these, and what they need that the target does not have. One that only the target has does
 // not come.
 func Except(target, live *Database, names []string) (Selection, error) {
-	return closure(live, target, names, "the live commit")
+	return closure(live, target, names, "the booted commit")
 }
 
 func closure(wanted, base *Database, names []string, what string) (Selection, error) {
@@ -70,11 +72,15 @@ type selection struct {
 	taken []*node
 }
 
-func (s *selection) selectName(name string) error {
-	bare, arch, _ := strings.Cut(name, ":")
+func (s *selection) selectName(pattern string) error {
+	bare, arch, _ := strings.Cut(pattern, ":")
 	found := false
-	for _, n := range s.byName[bare] {
-		if arch != "" && n.Arch != arch {
+	for _, n := range s.nodes {
+		named, err := path.Match(bare, n.Name)
+		if err != nil {
+			return fmt.Errorf("package %q cannot be selected: it is no pattern of package names: %w", pattern, err)
+		}
+		if !named || arch != "" && n.Arch != arch {
 			continue
 		}
 		found = true
@@ -85,7 +91,7 @@ func (s *selection) selectName(name string) error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("package %q cannot be selected: neither the live commit nor the target has it", name)
+		return fmt.Errorf("package %q cannot be selected: neither the booted commit nor the target has it", pattern)
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func TestSelectionThatCannotStandAloneIsRefusedWithTheReason(t *testing.T) {
 		live, target []string
 		want         string
 	}{
-		{"unknown", []string{"b 1"}, []string{"b 1"}, `package "a" cannot be selected: neither the live commit nor the target has it`},
+		{"unknown", []string{"b 1"}, []string{"b 1"}, `package "a" cannot be selected: neither the booted commit nor the target has it`},
 		{"not there", nil, []string{"a 1;Depends: b (>= 2) | c", "b 1"}, "a 1 (amd64) cannot be selected: it needs b (>= 2) | c, which the target does not have"},
 		{"needed by what is needed", nil, []string{"a 1;Depends: b", "b 1;Depends: c"}, "b 1 (amd64) cannot be selected: it needs c"},
 		{"what stays needs the old one", []string{"a 1", "b 1;Depends: a (= 1)"}, []string{"a 2", "b 2;Depends: a (= 2)"},

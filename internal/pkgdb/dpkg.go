@@ -68,34 +68,33 @@ func (db *Database) readStanzas(c ostree.Checksum, part bool) error {
 // "Name: value", which a line that begins with a blank continues. A part, a file of status.d, says nothing about the state of a
 // package: it is installed.
 func (db *Database) parseStatus(text string, part bool) error {
+	return eachStanza(text, part, func(s *stanza, _ string) error {
+		p, installed, err := s.parse()
+		if err == nil && installed {
+			db.Packages, db.controls = append(db.Packages, p), append(db.controls, s.control())
+		}
+		return err
+	})
+}
+
+// eachStanza calls a function with each stanza of a text, and with the lines that it consists of.
+func eachStanza(text string, part bool, call func(s *stanza, lines string) error) error {
 	s := stanza{text: text, part: part}
-	for line, next := 1, 0; next < len(text); line++ {
+	for line, begin, next := 1, 0, 0; next < len(text); line++ {
 		start, end := next, len(text)
 		if n := strings.IndexByte(text[start:], '\n'); n >= 0 {
 			end = start + n
 		}
 		next = end + 1
 		err := s.add(start, end)
-		if start == end || err == nil && next >= len(text) {
-			err = db.addStanza(&s)
+		if err == nil && (start == end || next >= len(text)) {
+			err = call(&s, text[begin:end])
+			s, begin = stanza{text: text, part: part}, next
 		}
 		if err != nil {
 			return fmt.Errorf("line %d: %w", line, err)
 		}
 	}
-	return nil
-}
-
-// addStanza adds the package of a stanza that has ended, and begins a new one.
-func (db *Database) addStanza(s *stanza) error {
-	p, installed, err := s.parse()
-	if err != nil {
-		return err
-	}
-	if installed {
-		db.Packages, db.controls = append(db.Packages, p), append(db.controls, s.control())
-	}
-	*s = stanza{text: s.text, part: s.part}
 	return nil
 }
 

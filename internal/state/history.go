@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 )
 
 // Result is how a transaction ended.
@@ -32,6 +33,7 @@ type Entry struct {
 	Transaction string          `json:"transaction"`
 	From        ostree.Checksum `json:"from"`
 	Target      ostree.Checksum `json:"target"`
+	Partial     *partial.About  `json:"partial,omitempty"` // if only a part of Target was to be applied
 	Started     time.Time       `json:"started"`
 	Result      Result          `json:"result"`
 	Reason      string          `json:"reason"`
@@ -43,7 +45,7 @@ type Entry struct {
 // NewEntry is the line that ends a transaction.
 func NewEntry(t *Transaction, result Result, reason string) Entry {
 	return Entry{
-		Transaction: t.ID, From: t.From, Target: t.Target, Started: t.Started,
+		Transaction: t.ID, From: t.From, Target: t.Target, Partial: t.Partial, Started: t.Started,
 		Result: result, Reason: reason, RequestedBy: t.RequestedBy, Allow: t.Allow, Phases: t.Phases,
 	}
 }

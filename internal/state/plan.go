@@ -8,6 +8,7 @@ import (
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 )
 
 // Plan is what prepare has decided and the later phases do. It is /run/liveapply/plan.json, 0600.
@@ -16,7 +17,9 @@ type Plan struct {
 	Booted      ostree.Checksum `json:"booted"`
 	From        ostree.Checksum `json:"from"` // live before
 	Target      ostree.Checksum `json:"target"`
-	Layers      []string        `json:"layers"` // of the target, top first, without the booted tree
+	Live        ostree.Checksum `json:"live"`              // live then: Target, or a commit made of a part of it
+	Partial     *partial.About  `json:"partial,omitempty"` // what Live is, if it is no whole target
+	Layers      []string        `json:"layers"`            // of Live, top first, without the booted tree
 	Transient   bool            `json:"transient"`
 	Impact      impact.Impact   `json:"impact"`
 	Etc         *etcmerge.Plan  `json:"etc"`
@@ -24,14 +27,22 @@ type Plan struct {
 
 // check refuses what no WritePlan has written.
 func (p *Plan) check() error {
-	if p.Transaction == "" || p.Target.IsZero() || p.Target != p.From && p.Etc == nil {
+	if p.Transaction == "" || p.Target.IsZero() || p.Live.IsZero() || p.Live != p.From && p.Etc == nil {
 		return errors.New("it is no whole plan")
 	}
 	return nil
 }
 
-// IsNothing tells whether the target was live already.
-func (p *Plan) IsNothing() bool { return p.From == p.Target }
+// IsNothing tells whether there is nothing to apply: it is live already.
+func (p *Plan) IsNothing() bool { return p.From == p.Live }
+
+// NextBoot is the commit that the next boot shall lead to.
+func (p *Plan) NextBoot() ostree.Checksum {
+	if p.Partial != nil {
+		return p.Partial.Of
+	}
+	return p.Target
+}
 
 // Plan reads the plan of a transaction. Without one prepare has not come to its end, which is an error: a phase that
 // needs a plan must not run before it.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 )
 
 // stampVersion is the form of the stamp that this code reads and writes.
@@ -22,10 +23,11 @@ const stampVersion = 1
 type Stamp struct {
 	Version        int             `json:"version"`
 	Booted         ostree.Checksum `json:"booted"`
-	Live           ostree.Checksum `json:"live"`     // the tree that /usr shows; Booted when nothing is applied
-	Previous       ostree.Checksum `json:"previous"` // what was live before Live
-	Target         ostree.Checksum `json:"target"`   // of the transaction under way, else empty
-	Phase          string          `json:"phase"`    // of the transaction under way, else empty
+	Live           ostree.Checksum `json:"live"`              // the tree that /usr shows; Booted when nothing is applied
+	Partial        *partial.About  `json:"partial,omitempty"` // what Live is, if it was made of a part of a target
+	Previous       ostree.Checksum `json:"previous"`          // what was live before Live
+	Target         ostree.Checksum `json:"target"`            // of the transaction under way, else empty
+	Phase          string          `json:"phase"`             // of the transaction under way, else empty
 	Transaction    string          `json:"transaction"`
 	Transient      bool            `json:"transient"` // the next boot leads elsewhere
 	Applied        time.Time       `json:"applied,omitzero"`

@@ -420,7 +420,7 @@ func TestOutcomeIsTakenOnce(t *testing.T) {
 
 func TestPlanOfAnotherTransactionIsNotUsed(t *testing.T) {
 	d := testDirs(t)
-	if err := d.WritePlan(&Plan{Transaction: "one", From: checksum(t, "a"), Target: checksum(t, "a")}); err != nil {
+	if err := d.WritePlan(&Plan{Transaction: "one", From: checksum(t, "a"), Target: checksum(t, "a"), Live: checksum(t, "a")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Plan(&Transaction{ID: "one"}); err != nil {

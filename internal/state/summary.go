@@ -4,6 +4,7 @@ import (
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 )
 
 // Summary is what a plan is about, without the content of files, which may be secret. `liveapplyctl diff --json` and `apply --dry-run --json` print
@@ -12,6 +13,8 @@ type Summary struct {
 	Booted    ostree.Checksum  `json:"booted"`
 	From      ostree.Checksum  `json:"from"` // live before
 	Target    ostree.Checksum  `json:"target"`
+	Live      ostree.Checksum  `json:"live"`              // live then: Target, or a commit made of a part of it
+	Partial   *partial.About   `json:"partial,omitempty"` // what Live is, if it is no whole target
 	Layers    []string         `json:"layers"`
 	Transient bool             `json:"transient"`
 	Impact    impact.Impact    `json:"impact"`
@@ -27,7 +30,7 @@ type EtcChange struct {
 
 // Summary leaves out what is not for everybody's eyes, or for nobody's.
 func (p *Plan) Summary() Summary {
-	s := Summary{Booted: p.Booted, From: p.From, Target: p.Target, Layers: append([]string{}, p.Layers...), Transient: p.Transient, Impact: p.Impact}
+	s := Summary{Booted: p.Booted, From: p.From, Target: p.Target, Live: p.Live, Partial: p.Partial, Layers: append([]string{}, p.Layers...), Transient: p.Transient, Impact: p.Impact}
 	if p.Etc == nil {
 		return s
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
 )
 
 // Transaction is one run of the phases. Its file exists from the moment in which prepare claims the machine until
@@ -23,10 +24,12 @@ type Transaction struct {
 	Request     string          `json:"request"` // the instance of the units: a commit, a ref, or ResetRequest
 	From        ostree.Checksum `json:"from"`    // live when the transaction began
 	Target      ostree.Checksum `json:"target"`
+	Live        ostree.Checksum `json:"live"` // what it makes live: Target, or a commit made of a part of it; prepare finds that out
+	Partial     *partial.About  `json:"partial,omitempty"`
 	Started     time.Time       `json:"started"`
 	RequestedBy string          `json:"requested_by"`
 	Allow       string          `json:"allow"`     // the policy that allowed it, Allow=; empty for a reset
-	Staged      *StagedBefore   `json:"staged"`    // set if prepare stages a deployment of Target
+	Staged      *StagedBefore   `json:"staged"`    // set if prepare stages a deployment
 	Switched    bool            `json:"switched"`  // mount is about to change, or has changed, /usr
 	Committed   bool            `json:"committed"` // all is done: from here it is only brought to its end, never rolled back
 	Phases      []PhaseRun      `json:"phases"`
@@ -39,11 +42,12 @@ type PhaseRun struct {
 	Seconds float64   `json:"seconds"`
 }
 
-// StagedBefore is what has to come back when a staged deployment of the target is dropped.
+// StagedBefore is what has to come back when the deployment that prepare stages is dropped.
 type StagedBefore struct {
-	Commit  ostree.Checksum `json:"commit"` // of the staged deployment; zero if there was none
-	Origin  string          `json:"origin"` // the content of its origin file
-	Staging Staging         `json:"staging"`
+	Deployed ostree.Checksum `json:"deployed"` // what prepare stages
+	Commit   ostree.Checksum `json:"commit"`   // of the staged deployment; zero if there was none
+	Origin   string          `json:"origin"`   // the content of its origin file
+	Staging  Staging         `json:"staging"`
 }
 
 // ResetRequest is the request of a transaction that goes back to the booted tree; it is no valid ref name.

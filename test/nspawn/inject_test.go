@@ -48,6 +48,7 @@ type injection struct {
 	m            *nspawn.Machine
 	v1, v2       string
 	before, live condition
+	part         *condition // with the package of v2 live, and nothing else of it
 }
 
 // condition is what is compared after each fault; /usr itself is, at the end of a scenario.
@@ -94,6 +95,8 @@ func injectionTarget(tree *nspawn.Tree) {
 	tree.Symlink("edited", "usr/etc/lab/link")
 	tree.Write("usr/etc/lab/added/file", "2\n", 0o600)
 	tree.Write("usr/lib/tmpfiles.d/lab.conf", "d /var/lib/lab-2 0750 root root\n", 0o644)
+	tree.Write(dpkgDatabase+"/status", tree.Read(dpkgDatabase+"/status")+"\nPackage: lab\nStatus: install ok installed\nVersion: 2\nArchitecture: all\n", 0o644)
+	tree.Write(dpkgDatabase+"/info/lab.list", "/usr/lib/lab/added/deep/file\n/etc/lab/added/file\n", 0o644)
 }
 
 // making is held while a machine is made: ostree freezes the filesystem for an instant when it deploys, and fails if somebody else does.
@@ -191,6 +194,30 @@ var scenarios = []scenario{
 		},
 	},
 	{
+		"apply a part", [][]string{{"prepare"}},
+		func(t *testing.T, l *injection) {
+			if l.part == nil {
+				l.requireParts(t)
+				part := l.look(t)
+				l.part = &part
+				reset(t, l.m)
+			}
+		},
+		(*injection).applyPart,
+		func(t *testing.T, l *injection, result nspawn.Result, n int) {
+			if status(t, l.m).Live != l.v1 {
+				l.requireIs(t, "live in part", *l.part)
+			} else if l.requireIs(t, "before", l.before); result.Code == 0 {
+				t.Fatal("the unit succeeded, and nothing is live")
+			}
+			if n%2 == 0 {
+				l.requireParts(t)
+				l.requireIs(t, "live in part", *l.part)
+			}
+			reset(t, l.m)
+		},
+	},
+	{
 		"rollback", [][]string{{"rollback-etc", "rollback-mount", "rollback-record"}},
 		func(_ *testing.T, l *injection) { l.m.Write(injectDir+"/services.exit", "1") },
 		func(l *injection) nspawn.Result {
@@ -236,6 +263,18 @@ var scenarios = []scenario{
 			}
 		},
 	},
+}
+
+func (l *injection) applyPart() nspawn.Result {
+	return l.m.Try("liveapplyctl", "apply", "--packages=lab", l.v2)
+}
+
+// requireParts applies a part of v2, undisturbed.
+func (l *injection) requireParts(t *testing.T) {
+	t.Helper()
+	equal(t, "exit status", l.applyPart().Code, 0)
+	equal(t, "the file of the package", l.m.Exists("/usr/lib/lab/added/deep/file"), true)
+	equal(t, "another file", l.m.Read("/usr/lib/lab/changed"), "1\n")
 }
 
 // goOn does what a person would, by turns: the same application again, and a reset; or the reset at once.

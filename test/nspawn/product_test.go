@@ -83,6 +83,11 @@ type stamp struct {
 	Applied        string   `json:"applied"`
 	Layers         []string `json:"layers"`
 	RebootRequired []string `json:"reboot_required"`
+	Partial        *struct {
+		Of       string   `json:"of"`
+		Packages []string `json:"packages"`
+		Without  []string `json:"without"`
+	} `json:"partial"`
 }
 
 // status is what liveapplyctl status --json says.
@@ -98,6 +103,7 @@ type transaction struct {
 	ID          string `json:"transaction"`
 	From        string `json:"from"`
 	Target      string `json:"target"`
+	Partial     any    `json:"partial"`
 	Started     string `json:"started"`
 	Result      string `json:"result"`
 	Reason      string `json:"reason"`

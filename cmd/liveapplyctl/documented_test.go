@@ -15,9 +15,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/partial"
+	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -209,34 +215,99 @@ func TestExitStatusesAreDocumented(t *testing.T) {
 	}
 }
 
-// jsonFields are the names that a struct has in JSON.
-func jsonFields(value any) []string {
-	fields := []string{}
-	for _, field := range reflect.VisibleFields(reflect.TypeOf(value)) {
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		fields = append(fields, name)
+// schemas are the sections of the man page on what is in JSON.
+var schemas = map[reflect.Type]string{
+	reflect.TypeFor[state.Stamp]():      "The stamp",
+	reflect.TypeFor[partial.About]():    "A part of a commit",
+	reflect.TypeFor[state.Summary]():    "The summary of a plan",
+	reflect.TypeFor[impact.Impact]():    "The impact",
+	reflect.TypeFor[impact.Files]():     "The files",
+	reflect.TypeFor[pkgdb.Difference](): "The packages",
+	reflect.TypeFor[pkgdb.Package]():    "A package",
+	reflect.TypeFor[pkgdb.Change]():     "A package in two versions",
+	reflect.TypeFor[impact.Units]():     "The units",
+	reflect.TypeFor[impact.Reload]():    "What is reloaded",
+	reflect.TypeFor[state.EtcChange]():  "A change of /etc",
+	reflect.TypeFor[etcmerge.Local]():   "What stays in /etc",
+	reflect.TypeFor[state.Entry]():      "A transaction",
+	reflect.TypeFor[state.PhaseRun]():   "A phase",
+}
+
+// jsonType is the man page's word for a type; for objects, with their type.
+func jsonType(t reflect.Type) (word string, object reflect.Type) {
+	switch t {
+	case reflect.TypeFor[ostree.Checksum]():
+		return "checksum", nil
+	case reflect.TypeFor[time.Time]():
+		return "time", nil
 	}
-	slices.Sort(fields)
-	return fields
+	switch t.Kind() {
+	case reflect.Pointer:
+		return jsonType(t.Elem())
+	case reflect.Struct:
+		return "object", t
+	case reflect.Slice:
+		word, object := jsonType(t.Elem())
+		return word + "s", object
+	case reflect.Bool:
+		return "boolean", nil
+	case reflect.String:
+		return "string", nil
+	}
+	return "number", nil
+}
+
+// jsonFields are the fields that a type has in JSON, as rows of the man page: name, type, and whether it may be absent.
+func jsonFields(t reflect.Type) (rows []string, objects []reflect.Type) {
+	for _, field := range reflect.VisibleFields(t) {
+		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+		word, object := jsonType(field.Type)
+		rows = append(rows, fmt.Sprint(name, " ", word, " ", strings.HasPrefix(options, "omit")))
+		if object != nil {
+			objects = append(objects, object)
+		}
+	}
+	slices.Sort(rows)
+	return rows, objects
+}
+
+// documentedFields are the rows of a table of the man page.
+func documentedFields(section string) []string {
+	rows := []string{}
+	for item := range strings.SplitSeq(section, "\n.It ") {
+		cells := strings.SplitN(item, " Ta ", 3)
+		if len(cells) == 3 && !strings.HasPrefix(item, "Sy ") {
+			rows = append(rows, fmt.Sprint(cells[0], " ", cells[1], " ", strings.Contains(cells[2], "absent")))
+		}
+	}
+	slices.Sort(rows)
+	return rows
 }
 
 func TestFieldsOfTheJSONAreDocumented(t *testing.T) {
 	page, text := readFile(t, manPage), readFile(t, architecture)
-	for heading, value := range map[string]any{"The stamp": state.Stamp{}, "A transaction": state.Entry{}} {
-		if diff := cmp.Diff(jsonFields(value), matches(`(?m)^\.It ([a-z_]+) Ta `, section(t, page, ".Ss", heading))); diff != "" {
-			t.Errorf("the man page has other fields for %s (-want +got):\n%s", heading, diff)
+	seen := map[reflect.Type]bool{}
+	// What status, diff and apply --dry-run, and history print, and all that is in that.
+	for objects := []reflect.Type{reflect.TypeFor[state.Stamp](), reflect.TypeFor[state.Summary](), reflect.TypeFor[state.Entry]()}; len(objects) > 0; objects = objects[1:] {
+		object := objects[0]
+		if seen[object] {
+			continue
 		}
+		seen[object] = true
+		rows, below := jsonFields(object)
+		if diff := cmp.Diff(rows, documentedFields(section(t, page, ".Ss", schemas[object]))); diff != "" {
+			t.Errorf("the man page has other fields for %v: name, type, may be absent (-want +got):\n%s", object, diff)
+		}
+		objects = append(objects, below...)
 	}
-	phases := section(t, page, ".Ss", "A transaction")
-	for _, field := range jsonFields(state.PhaseRun{}) {
-		if !strings.Contains(phases, ".Ql "+field) {
-			t.Errorf("the man page lacks the field %s of a phase", field)
-		}
+	if len(seen) != len(schemas) {
+		t.Errorf("of %d kinds of objects that the man page tells, there are %d", len(schemas), len(seen))
 	}
 	for _, value := range []any{state.Stamp{}, state.Entry{}, state.PhaseRun{}} {
-		for _, field := range jsonFields(value) {
-			if !strings.Contains(text, strconv.Quote(field)) {
-				t.Errorf("%s lacks the field %s", architecture, field)
+		rows, _ := jsonFields(reflect.TypeOf(value))
+		for _, row := range rows {
+			if name, _, _ := strings.Cut(row, " "); !strings.Contains(text, strconv.Quote(name)) {
+				t.Errorf("%s lacks the field %s", architecture, name)
 			}
 		}
 	}

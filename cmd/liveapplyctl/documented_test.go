@@ -231,6 +231,7 @@ var schemas = map[reflect.Type]string{
 	reflect.TypeFor[etcmerge.Local]():   "What stays in /etc",
 	reflect.TypeFor[state.Entry]():      "A transaction",
 	reflect.TypeFor[state.PhaseRun]():   "A phase",
+	reflect.TypeFor[state.Step]():       "A step",
 }
 
 // jsonType is the man page's word for a type; for objects, with their type.
@@ -303,7 +304,7 @@ func TestFieldsOfTheJSONAreDocumented(t *testing.T) {
 	if len(seen) != len(schemas) {
 		t.Errorf("of %d kinds of objects that the man page tells, there are %d", len(schemas), len(seen))
 	}
-	for _, value := range []any{state.Stamp{}, state.Entry{}, state.PhaseRun{}} {
+	for _, value := range []any{state.Stamp{}, state.Entry{}, state.PhaseRun{}, state.Step{}} {
 		rows, _ := jsonFields(reflect.TypeOf(value))
 		for _, row := range rows {
 			if name, _, _ := strings.Cut(row, " "); !strings.Contains(text, strconv.Quote(name)) {

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -56,6 +57,13 @@ func aHistory(t *testing.T) []state.Entry {
 	t.Helper()
 	applied := entryOf(t, "1", state.Applied, "", phaseRun("prepare", 2, 213), phaseRun("mount", 232, 11), phaseRun("etc", 262, 19),
 		phaseRun("tmpfiles", 300, 58), phaseRun("services", 379, 84), phaseRun("record", 480, 23))
+	step := func(name string, begin, took int) state.Step {
+		return state.Step{Name: name, Started: noon.Add(time.Duration(begin) * time.Millisecond), Seconds: float64(took) / 1000}
+	}
+	applied.Phases[0].Steps = []state.Step{step("compare the trees", 4, 20), step("build the layer", 24, 60), step("try the target", 84, 21), step("stage a deployment", 110, 104)}
+	applied.Phases[1].Steps = []state.Step{{Name: state.SwitchStep, Started: noon.Add(236 * time.Millisecond), Seconds: 0.0004}}
+	applied.Phases[3].Steps = []state.Step{step("systemd-sysusers", 302, 31), step("systemd-tmpfiles", 333, 24)}
+	applied.Phases[4].Steps = []state.Step{step("reload udev", 381, 8), step("reload systemd", 390, 70)}
 	early := entryOf(t, "2", state.Refused, "no commit \x1b[31m<none> & \"such\":\npull it first, from a remote that has it, and then try again please")
 	early.Target, early.Phases = ostree.Checksum{}, nil
 	failed := entryOf(t, "3", state.RolledBack, "systemd-sysusers: exit status 1", phaseRun("prepare", 2, 1213), phaseRun("mount", 1232, 11),
@@ -179,7 +187,7 @@ Reboot for: kernel, systemd
 Reboot for: kernel, systemd
 `},
 		"under way": {
-			situation{stamp: &moving, next: ostree.Deployment{Commit: live}, last: &failed},
+			situation{stamp: &moving, next: ostree.Deployment{Commit: live}, last: &failed, doing: "merging changes into /etc: 3 of 12\x1b"},
 			`● A transaction is under way
     Booted: <a>
             version 13.1, of 2026-11-19 12:00:00
@@ -189,6 +197,7 @@ Reboot for: kernel, systemd
   Previous: <d>
  Under way: etc (phase 3 of 6), to
             <c>
+            merging changes into /etc: 3 of 12\u001b
 Reboot for: kernel, systemd
 `},
 	} {
@@ -247,7 +256,7 @@ func TestProgressShowsThePhases(t *testing.T) {
 		p.see(state.Stamp{Target: other, Phase: "record"}, target)
 		p.see(state.Stamp{}, target)
 		p.see(state.Stamp{Target: target, Phase: "prepare"}, target)
-		p.say("building the layer: 6 of 12 changes")
+		p.say(services.Counted("building the layer", 6, 12))
 		p.see(state.Stamp{Target: target, Phase: "prepare"}, target)
 		p.see(state.Stamp{Target: target, Phase: "etc"}, target) // mount was not seen
 		p.say("merging 3 changes into /etc\x1b[2J" + strings.Repeat(", and more", 10))
@@ -268,7 +277,7 @@ func TestProgressShowsThePhases(t *testing.T) {
 	if diff := cmp.Diff("waiting for the transaction of another commit to end\n  prepare\n  mount\n  etc\n  tmpfiles\n  services\n  record\n", dumb.String()); diff != "" {
 		t.Errorf("on a dumb terminal (-want +got):\n%s", diff)
 	}
-	if bar := "  prepare   ████████████░░░░░░░░░░░░ building the layer: 6 of 12 changes"; !strings.Contains(good.String(), bar) {
+	if bar := "  prepare   ████████████░░░░░░░░░░░░ building the layer: 6 of 12"; !strings.Contains(good.String(), bar) {
 		t.Errorf("there is no %q in %q", bar, good.String())
 	}
 	for line := range strings.SplitSeq(withoutStyles(good.String()), "\x1b[K") {
@@ -330,8 +339,12 @@ func TestPlotIsWholeXMLAndShowsEachPhase(t *testing.T) {
 				t.Errorf("the drawing has a %s", element.XMLName.Local)
 			}
 		}
-		if bars != len(entry.Phases) {
-			t.Errorf("transaction %s has %d bars for %d phases", entry.Transaction, bars, len(entry.Phases))
+		want := len(entry.Phases)
+		for _, phase := range entry.Phases {
+			want += len(phase.Steps)
+		}
+		if bars != want {
+			t.Errorf("transaction %s has %d bars for %d phases and steps", entry.Transaction, bars, want)
 		}
 		all := strings.Join(texts, "\n")
 		for _, part := range []string{entry.Transaction, checksumText(entry.Target), printable(entry.RequestedBy)} {

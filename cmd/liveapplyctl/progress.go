@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -43,7 +41,7 @@ func showProgress(ctx context.Context, systemd *services.Systemd, machine *phase
 	go func() {
 		defer close(shown)
 		p.follow(stamps, j.target, func(phase string) string {
-			text, err := systemd.StatusText(ctx, phaseUnit(j.unit, phase))
+			text, err := systemd.StatusText(ctx, services.PhaseUnit(j.request(), phase))
 			if err != nil {
 				return ""
 			}
@@ -55,14 +53,6 @@ func showProgress(ctx context.Context, systemd *services.Systemd, machine *phase
 		<-shown
 		p.end(ok)
 	}
-}
-
-// phaseUnit is the unit that runs a phase of the job of a unit. Those of a reset are all run by one.
-func phaseUnit(unit, phase string) string {
-	if instance, ok := strings.CutPrefix(unit, "liveapply@"); ok {
-		return "liveapply-" + phase + "@" + instance
-	}
-	return unit
 }
 
 // progress is the phases below each other on a terminal. The last line, of the one under way, is written again as it comes along.
@@ -125,24 +115,16 @@ func (p *progress) say(status string) {
 	p.draw(fmt.Sprintf("  %-9s %s", p.phases[p.begun-1], p.withBar(printable(status))))
 }
 
-// counts are in a status as "3 of 8".
-var counts = regexp.MustCompile(`\b(\d+) of (\d+)\b`)
-
 // barWidth is the length of a bar, in columns.
 const barWidth = 24
 
 // withBar puts a bar in front of a status that counts.
 func (p *progress) withBar(status string) string {
-	found := counts.FindStringSubmatch(status)
-	if found == nil {
+	share, counted := services.Share(status)
+	if !counted {
 		return status
 	}
-	done, err1 := strconv.Atoi(found[1])
-	all, err2 := strconv.Atoi(found[2])
-	if err1 != nil || err2 != nil || done > all || all == 0 {
-		return status
-	}
-	full := int(int64(done) * barWidth / int64(all))
+	full := int(share * barWidth)
 	return strings.Repeat(p.screen.marks.bar, full) + strings.Repeat(p.screen.marks.space, barWidth-full) + " " + status
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/state"
 )
 
 // starter starts units, for the verbs that change the system.
@@ -44,6 +45,14 @@ type job struct {
 	phases []string        // in their order
 	target ostree.Checksum // of its transaction
 	done   string          // what to say then
+}
+
+// request is what the unit works on.
+func (j job) request() string {
+	if j.unit == services.ResetUnit {
+		return state.ResetRequest
+	}
+	return j.target.String()
 }
 
 // start starts a unit, shows on a terminal how it goes, and returns when the unit has ended. If liveapplyctl is interrupted the unit goes on.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -22,7 +23,7 @@ const statusDetails = `With --json it prints the stamp (liveapplyctl(1) describe
 
 func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 	asJSON := flags.Bool("json", false, "print the stamp as JSON")
-	return func(context.Context, []string) error {
+	return func(ctx context.Context, _ []string) error {
 		machine, err := phase.Open()
 		if err != nil {
 			return err
@@ -38,6 +39,9 @@ func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
+		if stamp.Phase != "" {
+			shown.doing = doing(ctx, machine, stamp)
+		}
 		return shown.print(openScreen(os.Stdout), time.Now())
 	}
 }
@@ -48,6 +52,27 @@ type situation struct {
 	next  ostree.Deployment // that the machine will boot
 	last  *state.Entry      // of the history; nil if there is none
 	about map[ostree.Checksum]about
+	doing string // what the phase under way says of itself; empty if there is none, or it says nothing
+}
+
+// doing asks the unit of the phase under way what it does. Which unit that is, only root can know for sure.
+func doing(ctx context.Context, machine *phase.Machine, stamp *state.Stamp) string {
+	request := stamp.Target.String()
+	if t, err := machine.State.Transaction(); err == nil && t != nil {
+		request = t.Request
+	} else if stamp.Target == stamp.Booted {
+		request = state.ResetRequest
+	}
+	systemd, err := services.ConnectToLook(ctx)
+	if err != nil {
+		return ""
+	}
+	defer systemd.Close()
+	text, err := systemd.StatusText(ctx, services.PhaseUnit(request, stamp.Phase))
+	if err != nil {
+		return ""
+	}
+	return text
 }
 
 // about is what a commit says of itself.
@@ -153,7 +178,7 @@ func (s *situation) fields(now time.Time) []field {
 		}
 	}
 	if stamp.Phase != "" {
-		fields = append(fields, field{"Under way", yellow, []string{underWay(stamp)}})
+		fields = append(fields, field{"Under way", yellow, s.underWay()})
 	} else {
 		fields = append(fields, field{"Next boot", plain, s.nextBoot()})
 	}
@@ -167,11 +192,16 @@ func (s *situation) fields(now time.Time) []field {
 	return fields
 }
 
-func underWay(stamp *state.Stamp) string {
-	if stamp.Target == stamp.Booted {
-		return stamp.Phase + ", back to the booted tree"
+func (s *situation) underWay() []string {
+	stamp := s.stamp
+	lines := []string{stamp.Phase + ", back to the booted tree"}
+	if stamp.Target != stamp.Booted {
+		lines[0] = fmt.Sprintf("%s (phase %d of %d), to %s", stamp.Phase, slices.Index(applyPhases, stamp.Phase)+1, len(applyPhases), stamp.Target)
 	}
-	return fmt.Sprintf("%s (phase %d of %d), to %s", stamp.Phase, slices.Index(applyPhases, stamp.Phase)+1, len(applyPhases), stamp.Target)
+	if s.doing != "" {
+		lines = append(lines, printable(s.doing))
+	}
+	return lines
 }
 
 func (s *situation) nextBoot() []string {

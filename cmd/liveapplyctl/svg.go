@@ -19,6 +19,8 @@ const (
 	svgRight   = svgWidth - svgMargin
 	svgRow     = 36
 	svgBar     = 22
+	svgStepRow = 18
+	svgStepBar = 6
 	svgMinBar  = 2 // what took no time is still seen
 	svgLine    = 20
 	svgLetter  = 7.0 // about what a letter of a label takes
@@ -48,10 +50,12 @@ const svgStyle = `
   .bar-prepare { fill: #6b8fb8; }
   .bar-mount { fill: #d98e1f; }
   .bar-services { fill: #3f9168; }
+  .step { fill: #8a4fa3; }
+  .step-name, .step-name.inside { font-size: 11px; fill: #5b6775; }
   .bar-failed { fill: #c9382f; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e3e8ee; }
-    .fact, .id, .tick { fill: #9aa7b5; }
+    .fact, .id, .tick, .step-name, .step-name.inside { fill: #9aa7b5; }
     .reason { fill: #ff8f86; }
     .page { fill: #14191f; }
     .label { stroke: #14191f; }
@@ -157,9 +161,12 @@ func (t timeline) drawChart(c *canvas, y float64) (bottom float64) {
 		return y + svgLine + svgMargin
 	}
 	top := y + svgLine
-	bottom = top + svgRow*float64(len(t.spans))
-	for i := 0; i < len(t.spans); i += 2 {
-		c.rect(svgMargin, top+svgRow*float64(i), svgRight-svgMargin, svgRow, 0, "stripe", "")
+	bottom = top
+	for i, s := range t.spans {
+		if i%2 == 0 {
+			c.rect(svgMargin, bottom, svgRight-svgMargin, s.height(), 0, "stripe", "")
+		}
+		bottom += s.height()
 	}
 	for _, tick := range t.ticks() {
 		c.line(t.x(tick), top, t.x(tick), bottom, "grid")
@@ -171,13 +178,14 @@ func (t timeline) drawChart(c *canvas, y float64) (bottom float64) {
 		bottom += svgLine
 	}
 	for i, s := range t.spans {
-		middle := top + svgRow*(float64(i)+0.5)
+		middle := top + svgRow/2
 		if i > 0 { // systemd starts the next unit
 			before := t.spans[i-1]
-			c.line(t.x(before.end), middle-svgRow+svgBar/2, t.x(before.end), middle, "wait")
+			c.line(t.x(before.end), middle-before.height()+svgBar/2, t.x(before.end), middle, "wait")
 			c.line(t.x(before.end), middle, t.x(max(s.begin, before.end)), middle, "wait")
 		}
 		t.drawSpan(c, s, middle)
+		top += s.height()
 	}
 	return bottom + svgMargin
 }
@@ -192,7 +200,25 @@ func (t timeline) drawSpan(c *canvas, s span, middle float64) {
 	width := max(svgMinBar, t.x(s.end)-t.x(s.begin))
 	c.rect(min(t.x(s.begin), svgRight-width), middle-svgBar/2, width, svgBar, 3, class, s.name+": "+label)
 	t.drawLabel(c, t.x(s.begin), t.x(s.begin)+width, middle+4.5, "does", label)
+	for i, step := range s.steps {
+		t.drawStep(c, step, middle+svgRow/2+svgStepRow*(float64(i)+0.5)-svgStepBar/2)
+	}
 }
+
+func (t timeline) drawStep(c *canvas, step span, middle float64) {
+	length := step.end - step.begin
+	label := step.name + ", " + seconds(length)
+	if length < 10*time.Millisecond {
+		label = fmt.Sprintf("%s, %.1f ms", step.name, length.Seconds()*1000)
+	}
+	width := max(svgMinBar, t.x(step.end)-t.x(step.begin))
+	x := min(t.x(step.begin), svgRight-width)
+	c.rect(x, middle-svgStepBar/2, width, svgStepBar, 1, "step", label)
+	t.drawLabel(c, x, x+width, middle+4, "step-name", label)
+}
+
+// height is what a phase and its steps, each on a row of its own below, take.
+func (s span) height() float64 { return svgRow + svgStepRow*float64(len(s.steps)) }
 
 // barClass names the class of a phase, and nothing else: the history is a file.
 func barClass(phase string) string {

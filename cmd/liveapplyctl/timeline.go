@@ -20,6 +20,7 @@ type span struct {
 	name, does string
 	begin, end time.Duration // since the beginning of the transaction
 	failed     bool
+	steps      []span
 }
 
 // The phases in a few words. A reset does the opposite of what the same phase of an application does.
@@ -48,25 +49,44 @@ func newTimeline(e state.Entry) timeline {
 		does = resetDoes
 	}
 	for i, run := range e.Phases {
-		begin := max(0, run.Started.Sub(e.Started))
-		length := time.Duration(max(0, run.Seconds) * float64(time.Second))
+		begin, end := t.within(run.Started, run.Seconds)
 		isFailure := e.Result == state.RolledBack || e.Result == state.Refused
 		t.spans = append(t.spans, span{
-			name: run.Name, does: cmp.Or(does[run.Name], run.Name), begin: begin, end: begin + length,
-			failed: isFailure && i == len(e.Phases)-1,
+			name: run.Name, does: cmp.Or(does[run.Name], run.Name), begin: begin, end: end,
+			failed: isFailure && i == len(e.Phases)-1, steps: t.steps(run),
 		})
-		t.length = max(t.length, begin+length)
 	}
 	return t
 }
 
+// steps are those of a phase.
+func (t *timeline) steps(run state.PhaseRun) []span {
+	var steps []span
+	for _, step := range run.Steps {
+		begin, end := t.within(step.Started, step.Seconds)
+		steps = append(steps, span{name: step.Name, begin: begin, end: end})
+	}
+	return steps
+}
+
+// within places a time, and extends the line up to its end.
+func (t *timeline) within(started time.Time, seconds float64) (begin, end time.Duration) {
+	begin = max(0, started.Sub(t.entry.Started))
+	end = begin + time.Duration(max(0, seconds)*float64(time.Second))
+	t.length = max(t.length, end)
+	return begin, end
+}
+
+func isSwitch(s span) bool { return s.name == state.SwitchStep }
+
 // switched is when /usr has changed; false if it did not come to that.
 func (t timeline) switched() (when time.Duration, ok bool) {
-	i := slices.IndexFunc(t.spans, func(s span) bool { return s.name == "mount" && s.end > s.begin })
-	if i < 0 {
-		return 0, false
+	for _, span := range t.spans {
+		if i := slices.IndexFunc(span.steps, isSwitch); i >= 0 {
+			return span.steps[i].end, true
+		}
 	}
-	return t.spans[i].end, true
+	return 0, false
 }
 
 // ticks are round times from 0 to the end, at most eleven.

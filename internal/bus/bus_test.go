@@ -52,6 +52,7 @@ type fake struct {
 	unit    string         // that was started last
 	request config.Request // that was written last
 	changed []func()
+	shares  map[string]float64 // of the phases
 }
 
 func newFake() *fake {
@@ -68,7 +69,15 @@ func (f *fake) Status() (*state.Stamp, error) {
 	return &stamp, nil
 }
 
-func (f *fake) Transaction() (*state.Transaction, error) { return nil, nil }
+func (f *fake) Transaction() (*state.Transaction, error) {
+	return &state.Transaction{Request: second.String()}, nil
+}
+
+func (f *fake) Share(_ context.Context, _, phase string) float64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.shares[phase]
+}
 
 func (f *fake) LastEntry() (*state.Entry, error) {
 	f.mu.Lock()
@@ -370,6 +379,10 @@ func TestSignalsTellWhatChanged(t *testing.T) {
 		system.edit(func(s *state.Stamp) { s.Phase = "mount" })
 		system.edit(func(s *state.Stamp) { s.Live = second })
 		system.edit(func(s *state.Stamp) { s.Transient = true }) // no property
+		system.edit(func(s *state.Stamp) { s.Phase = "etc" })
+		for _, share := range []float64{0.5, 0, 0.75} { // nothing goes back
+			system.edit(func(*state.Stamp) { system.shares = map[string]float64{"etc": share} })
+		}
 		system.edit(func(s *state.Stamp) { s.Phase, s.RebootRequired = "record", []string{"kernel"} })
 	})
 	job := mustCall(t, conn, "Apply", second.String(), none)
@@ -383,6 +396,10 @@ func TestSignalsTellWhatChanged(t *testing.T) {
 		`PropertiesChanged[org.liveapply1.Manager map[Phase:"mount" Progress:@d 0.16666666666666666] []]`,
 		`PhaseChanged[mount]`, `Progress[0.16666666666666666]`,
 		`PropertiesChanged[org.liveapply1.Manager map[Live:"` + second.String() + `"] []]`,
+		`PropertiesChanged[org.liveapply1.Manager map[Phase:"etc" Progress:@d 0.3333333333333333] []]`,
+		`PhaseChanged[etc]`, `Progress[0.3333333333333333]`,
+		`PropertiesChanged[org.liveapply1.Manager map[Progress:@d 0.4166666666666667] []]`, `Progress[0.4166666666666667]`,
+		`PropertiesChanged[org.liveapply1.Manager map[Progress:@d 0.4583333333333333] []]`, `Progress[0.4583333333333333]`,
 		`PropertiesChanged[org.liveapply1.Manager map[Phase:"record" Progress:@d 0.8333333333333334 RebootRequired:["kernel"]] []]`,
 		`PhaseChanged[record]`, `Progress[0.8333333333333334]`,
 		`PropertiesChanged[org.liveapply1.Manager map[Phase:"" Progress:@d 1 Target:""] []]`,

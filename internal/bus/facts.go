@@ -23,15 +23,15 @@ var (
 	resetting = []string{"etc", "mount", "record"}
 )
 
-// factsOf puts the stamp and the transaction under way, nil if there is none, into the words of the interface.
-func factsOf(stamp *state.Stamp, t *state.Transaction) facts {
+// factsOf puts the stamp, the transaction under way, nil if there is none, and what has been done of its phase into the words of the interface.
+func factsOf(stamp *state.Stamp, t *state.Transaction, share float64) facts {
 	order := applying
 	if t != nil && t.Request == state.ResetRequest {
 		order = resetting
 	}
 	return facts{
 		Booted: stamp.Booted.String(), Live: stamp.Live.String(), Target: nameOf(stamp.Target), Phase: stamp.Phase,
-		Progress: progress(order, stamp.Phase), RebootRequired: append([]string{}, stamp.RebootRequired...),
+		Progress: progress(order, stamp.Phase, share), RebootRequired: append([]string{}, stamp.RebootRequired...),
 	}
 }
 
@@ -42,12 +42,21 @@ func nameOf(commit ostree.Checksum) string {
 	return commit.String()
 }
 
-// progress is the share of the phases that have ended, from 0 to 1. It is 1 if no transaction is under way.
-func progress(order []string, phase string) float64 {
+// progress is the share of the phases that have ended, from 0 to 1, with the share of the one under way that is done. It is 1 if no transaction
+// is under way.
+func progress(order []string, phase string, share float64) float64 {
 	if phase == "" {
 		return 1
 	}
-	return float64(max(0, slices.Index(order, phase))) / float64(len(order))
+	return (float64(max(0, slices.Index(order, phase))) + share) / float64(len(order))
+}
+
+// after returns the facts with a progress that does not go back within a phase: prepare counts twice, and then does what cannot be counted.
+func (f facts) after(before facts) facts {
+	if f.Phase == before.Phase && f.Target == before.Target {
+		f.Progress = max(f.Progress, before.Progress)
+	}
+	return f
 }
 
 // properties returns the values by name.

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -20,9 +21,47 @@ func (m Machine) Transaction() (*state.Transaction, error) { return m.State.Tran
 // LastEntry returns what the history ends with; nil if it is empty.
 func (m Machine) LastEntry() (*state.Entry, error) { return m.State.LastEntry() }
 
-// Watch calls changed whenever the stamp may have changed.
+// Share returns how much of a phase under way has been done.
+func (m Machine) Share(ctx context.Context, request, phase string) float64 {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return 0
+	}
+	defer systemd.Close()
+	text, err := systemd.StatusText(ctx, services.PhaseUnit(request, phase))
+	if err != nil {
+		return 0
+	}
+	share, _ := services.Share(text)
+	return share
+}
+
+// lookEvery is how often a phase under way is asked how far it is.
+const lookEvery = time.Second / 2
+
+// Watch calls changed whenever the stamp may have changed, and, as long as a phase is under way, regularly: it may count.
 func (m Machine) Watch(ctx context.Context, changed func()) error {
-	return m.State.WatchStamp(ctx, m.Booted, func(*state.Stamp) { changed() })
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	look := time.NewTicker(lookEvery)
+	look.Stop()
+	go func() {
+		for {
+			select {
+			case <-look.C:
+				changed()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	defer look.Stop()
+	return m.State.WatchStamp(ctx, m.Booted, func(stamp *state.Stamp) {
+		if look.Stop(); stamp.Phase != "" {
+			look.Reset(lookEvery)
+		}
+		changed()
+	})
 }
 
 // WriteRequest leaves a request for a unit that goes to target.

@@ -50,6 +50,7 @@ func (s *Service) refresh() (facts, error) {
 		return facts{}, err
 	}
 	before := s.facts
+	now = now.after(before)
 	s.facts = now
 	if changed := now.changedSince(before); len(changed) > 0 {
 		s.emit("org.freedesktop.DBus.Properties.PropertiesChanged", Interface, changed, []string{})
@@ -73,7 +74,11 @@ func (s *Service) look() (facts, error) {
 	if err != nil {
 		t = nil // damaged: the stamp says what there is to say
 	}
-	return factsOf(stamp, t), nil
+	share := 0.0
+	if t != nil && stamp.Phase != "" {
+		share = s.system.Share(s.ctx, t.Request, stamp.Phase)
+	}
+	return factsOf(stamp, t, share), nil
 }
 
 // emit sends a signal. It fails only with the connection, and then the service ends.

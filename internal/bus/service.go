@@ -35,7 +35,9 @@ type System interface {
 	IsClean() (bool, error)
 	Resolve(rev string) (ostree.Checksum, error)
 	NextBoot() (ostree.Deployment, error)
-	// Watch calls changed whenever the stamp may have changed, until ctx is done.
+	// Share returns how much of a phase under way has been done, 0 to 1; 0 if that is not known.
+	Share(ctx context.Context, request, phase string) float64
+	// Watch calls changed whenever the stamp or the share may have changed, until ctx is done.
 	Watch(ctx context.Context, changed func()) error
 	// WriteRequest leaves a request for a unit that goes to target: who asked, and what it is to do differently.
 	WriteRequest(unit string, target ostree.Checksum, request config.Request) error

@@ -310,7 +310,7 @@ func TestClashOfIDsIsAConflict(t *testing.T) {
 	l.local("sed -i /eve/d passwd group")
 	plan := l.plan("v1", "v2")
 	l.local("echo 'eve:x:998:998::/:/bin/sh' >> passwd")
-	if _, err := Apply(t.Context(), l.repo, plan, l.dirs); !errors.As(err, &conflict) {
+	if _, err := Apply(t.Context(), l.repo, plan, l.dirs, nil); !errors.As(err, &conflict) {
 		t.Errorf("Apply: %v", err)
 	}
 	l.local("sed -i /eve/d passwd")
@@ -341,7 +341,7 @@ func TestAccountsWaitForTheirLock(t *testing.T) {
 	release := l.other(t, "lock") // what lckpwdf(3) does
 	ctx, cancel := context.WithTimeout(t.Context(), 5*lockPoll)
 	defer cancel()
-	if _, err := Apply(ctx, l.repo, plan, l.dirs); err == nil || !strings.Contains(err.Error(), "/etc/.pwd.lock is held") {
+	if _, err := Apply(ctx, l.repo, plan, l.dirs, nil); err == nil || !strings.Contains(err.Error(), "/etc/.pwd.lock is held") {
 		t.Errorf("Apply with a locked database: %v", err)
 	}
 	release()

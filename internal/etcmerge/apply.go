@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,15 +22,20 @@ import (
 // one left is rolled back before. One of PlanFiles belongs to the transaction under way.
 //
 // After an error, or a kill, /etc may be changed in part: Rollback takes that back, and Apply of the same plan begins again.
-func Apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs) (*Result, error) {
-	result, err := apply(ctx, repo, plan, dirs)
+//
+// made counts the changes that have been made ready, which is nearly all of the work; nil if nobody looks.
+func Apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs, made *atomic.Int64) (*Result, error) {
+	if made == nil {
+		made = &atomic.Int64{}
+	}
+	result, err := apply(ctx, repo, plan, dirs, made)
 	if err != nil {
 		return nil, fmt.Errorf("change /etc: %w", err)
 	}
 	return result, nil
 }
 
-func apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs) (*Result, error) {
+func apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs, made *atomic.Int64) (*Result, error) {
 	if err := plan.check(); err != nil {
 		return nil, err
 	}
@@ -44,7 +50,7 @@ func apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs) (*Resu
 	if err := s.finish(plan.Extends, &Result{}); err != nil {
 		return nil, err
 	}
-	a := &application{store: s, repo: repo}
+	a := &application{store: s, repo: repo, made: made}
 	return &a.result, a.run(plan.Changes)
 }
 
@@ -79,6 +85,7 @@ func (s *store) finish(extends bool, result *Result) error {
 type application struct {
 	*store
 	repo   *ostree.Repo
+	made   *atomic.Int64
 	steps  []step
 	result Result
 }
@@ -196,6 +203,7 @@ func (a *application) prepare(changes []Change) error {
 		if err := a.ctx.Err(); err != nil {
 			return err
 		}
+		a.made.Add(1)
 		p, err := a.etc.look(c.Path)
 		if err != nil {
 			return err

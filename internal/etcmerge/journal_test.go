@@ -42,7 +42,7 @@ func TestDamagedJournalIsRefusedByEveryOperation(t *testing.T) {
 	}
 	operations := map[string]func() error{
 		"MakePlan": func() error { _, err := l.tryPlan("v1", "v2"); return err },
-		"Apply":    func() error { _, err := Apply(t.Context(), l.repo, plan, l.dirs); return err },
+		"Apply":    func() error { _, err := Apply(t.Context(), l.repo, plan, l.dirs, nil); return err },
 		"Rollback": func() error { _, err := Rollback(t.Context(), l.dirs); return err },
 		"Commit":   func() error { return Commit(l.dirs) },
 		"Reset":    func() error { _, err := Reset(t.Context(), l.dirs); return err },
@@ -87,7 +87,7 @@ func TestMissingEtcIsAnError(t *testing.T) {
 	if err := os.RemoveAll(l.dirs.Store); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Apply(t.Context(), l.repo, plan, l.dirs); err == nil {
+	if _, err := Apply(t.Context(), l.repo, plan, l.dirs, nil); err == nil {
 		t.Error("Apply has nothing to say about a missing /etc")
 	}
 }
@@ -120,7 +120,7 @@ func TestPlanThatLeadsElsewhereIsRefused(t *testing.T) {
 	l := newTestLab(t, "echo a > f", "true")
 	for _, path := range []string{"../x", "/x", ".", "a/../../x", "a\x00"} {
 		plan := &Plan{Extends: true, Changes: []Change{{Path: path, After: State{Type: Regular, Mode: 0o644}, Text: []byte("x")}}}
-		if _, err := Apply(t.Context(), nil, plan, l.dirs); err == nil {
+		if _, err := Apply(t.Context(), nil, plan, l.dirs, nil); err == nil {
 			t.Errorf("%q is taken", path)
 		}
 	}
@@ -138,7 +138,7 @@ func TestOperationsExcludeEachOther(t *testing.T) {
 			var err error
 			switch i % 4 {
 			case 0:
-				_, err = Apply(t.Context(), l.repo, plan, l.dirs)
+				_, err = Apply(t.Context(), l.repo, plan, l.dirs, nil)
 			case 1:
 				_, err = Rollback(t.Context(), l.dirs)
 			case 2:
@@ -189,7 +189,7 @@ func TestFullFileSystem(t *testing.T) {
 
 			sh(t, l.root, "mount -o remount,"+options+" small")
 			fill(t, small)
-			if _, err := Apply(t.Context(), l.repo, plan, l.dirs); !errors.Is(err, unix.ENOSPC) {
+			if _, err := Apply(t.Context(), l.repo, plan, l.dirs, nil); !errors.Is(err, unix.ENOSPC) {
 				t.Errorf("Apply on a full file system: %v", err)
 			}
 			wantSame(t, "/etc after Apply without room", start, l.etc())

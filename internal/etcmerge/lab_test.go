@@ -136,7 +136,7 @@ func (l *lab) tryPlan(old, new string) (*Plan, error) {
 
 func (l *lab) apply(plan *Plan) *Result {
 	l.t.Helper()
-	result, err := Apply(context.Background(), l.repo, plan, l.dirs)
+	result, err := Apply(context.Background(), l.repo, plan, l.dirs, nil)
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -42,14 +42,14 @@ func TestMessagesNameWhatPeopleCanFind(t *testing.T) {
 			defer repo.Close()
 			plan := l.plan("v1", "v2")
 			old, new := l.etcTree("v1"), l.etcTree("v2")
-			if _, err := Apply(t.Context(), repo, plan, dirs); err != nil {
+			if _, err := Apply(t.Context(), repo, plan, dirs, nil); err != nil {
 				t.Fatal(err)
 			}
 			sh(t, l.root, fmt.Sprintf(tt.damage+" # %[1]s %[2]s %[3]s", l.dirs.Etc, l.dirs.Store, l.sys))
 
 			_, planErr := MakePlan(t.Context(), repo, old, new, dirs)
 			_, filesErr := PlanFiles(dirs, []NewFile{{Path: "a", Content: []byte("c")}})
-			_, applyErr := Apply(t.Context(), repo, plan, dirs)
+			_, applyErr := Apply(t.Context(), repo, plan, dirs, nil)
 			_, pendingErr := Pending(dirs)
 			_, rollbackErr := Rollback(t.Context(), dirs)
 			commitErr := Commit(dirs)

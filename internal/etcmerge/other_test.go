@@ -54,7 +54,7 @@ func runOther(op string) error {
 		if err != nil {
 			return err
 		}
-		_, err = Apply(ctx, repo, plan, dirs)
+		_, err = Apply(ctx, repo, plan, dirs, nil)
 		return err
 	case "commit":
 		return Commit(dirs)

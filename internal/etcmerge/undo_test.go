@@ -518,7 +518,7 @@ func TestCancelledOperationCanBeTakenBack(t *testing.T) {
 	start := l.etc()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Apply(ctx, l.repo, l.plan("v1", "v2"), l.dirs); err == nil {
+	if _, err := Apply(ctx, l.repo, l.plan("v1", "v2"), l.dirs, nil); err == nil {
 		t.Error("Apply does not look at its context")
 	}
 	l.reset()

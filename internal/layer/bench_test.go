@@ -34,7 +34,7 @@ func BenchmarkBuild(b *testing.B) {
 	repo, changes := packages(b)
 	dir := filepath.Join(repo.Path(), "layer")
 	for b.Loop() {
-		stats, err := Build(b.Context(), repo, changes, dir)
+		stats, err := Build(b.Context(), repo, changes, dir, &Progress{})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -18,16 +18,29 @@ import (
 // repo. All other calls are relative to the directory's descriptor, with names of one component.
 type builder struct {
 	*workers
-	repo      *ostree.Repo
-	whiteout  whiteout
-	links     atomic.Int64
-	dirs      atomic.Int64
-	whiteouts atomic.Int64
-	copies    atomic.Int64
-	bytes     atomic.Int64
+	*Progress
+	repo     *ostree.Repo
+	whiteout whiteout
 }
 
-func build(ctx context.Context, repo *ostree.Repo, changes []treediff.Change, dir string) (Stats, error) {
+// Progress counts what a Build makes, for those who look meanwhile.
+type Progress struct {
+	links, dirs, whiteouts, copies, bytes atomic.Int64
+}
+
+// Made is how many of the changes are in the layer. Those that need nothing in it, in an opaque directory, are not among them.
+func (p *Progress) Made() int64 {
+	return p.links.Load() + p.dirs.Load() + p.whiteouts.Load() + p.copies.Load()
+}
+
+func (p *Progress) stats() Stats {
+	return Stats{
+		Links: int(p.links.Load()), Directories: int(p.dirs.Load()), Whiteouts: int(p.whiteouts.Load()),
+		Copies: int(p.copies.Load()), CopiedBytes: p.bytes.Load(),
+	}
+}
+
+func build(ctx context.Context, repo *ostree.Repo, changes []treediff.Change, dir string, progress *Progress) (Stats, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return Stats{}, err
@@ -36,7 +49,7 @@ func build(ctx context.Context, repo *ostree.Repo, changes []treediff.Change, di
 		unix.Close(fd)
 		return Stats{}, err
 	}
-	b := &builder{repo: repo}
+	b := &builder{Progress: progress, repo: repo}
 	defer b.whiteout.close()
 	err = runIn(ctx, repo.Fd(), max(2, runtime.GOMAXPROCS(0)), func(w *workers) func() error {
 		b.workers = w
@@ -45,10 +58,7 @@ func build(ctx context.Context, repo *ostree.Repo, changes []treediff.Change, di
 	if err != nil {
 		return Stats{}, err
 	}
-	return Stats{
-		Links: int(b.links.Load()), Directories: int(b.dirs.Load()), Whiteouts: int(b.whiteouts.Load()),
-		Copies: int(b.copies.Load()), CopiedBytes: b.bytes.Load(),
-	}, nil
+	return b.stats(), nil
 }
 
 // entry is something in a directory, with the changes below it.

@@ -36,15 +36,15 @@ type Stats struct {
 //
 // Directories get owner, mode and xattrs of their dirmetas, and the modification time 0, as libostree's checkout leaves them. A file
 // object that cannot be linked (too many links, another filesystem) is copied. Nothing is synced, since a layer is not needed after a
-// reboot. On an error, and when ctx ends, dir is removed again; a kill leaves it incomplete. Messages name it without its directory.
-func Build(ctx context.Context, repo *ostree.Repo, changes []treediff.Change, dir string) (Stats, error) {
+// reboot. On an error, and when ctx ends, dir is removed again; a kill leaves it incomplete. Messages name it without its directory. progress tells how far it is; it is for one Build.
+func Build(ctx context.Context, repo *ostree.Repo, changes []treediff.Change, dir string, progress *Progress) (Stats, error) {
 	if len(changes) == 0 || changes[0].Path != "" || changes[0].New.Kind != ostree.KindDirectory {
 		return Stats{}, fmt.Errorf("layer %s: the list of changes does not start with that of the root directory", filepath.Base(dir))
 	}
 	if err := unix.Mkdir(dir, 0o700); err != nil {
 		return Stats{}, fmt.Errorf("layer %s: mkdir: %w", filepath.Base(dir), err)
 	}
-	stats, err := build(ctx, repo, changes, dir)
+	stats, err := build(ctx, repo, changes, dir, progress)
 	if err != nil {
 		return Stats{}, errors.Join(fmt.Errorf("layer %s: %w", filepath.Base(dir), err), Remove(dir))
 	}

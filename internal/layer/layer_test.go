@@ -187,7 +187,7 @@ func TestFilesAreCopiedToAnotherFilesystem(t *testing.T) {
 	u.check(unix.Mount("tmpfs", elsewhere, "tmpfs", 0, ""))
 	t.Cleanup(func() { unix.Unmount(elsewhere, unix.MNT_DETACH) })
 	layer := filepath.Join(elsewhere, "layer")
-	stats, err := Build(t.Context(), u.repo, u.changes, layer)
+	stats, err := Build(t.Context(), u.repo, u.changes, layer, &Progress{})
 	u.check(err)
 	if diff := cmp.Diff(Stats{Copies: 3, CopiedBytes: 7003, Directories: 2, Whiteouts: 2}, stats); diff != "" {
 		t.Error(diff)
@@ -279,7 +279,7 @@ func (u *update) refused(words ...string) {
 func (u *update) refusedIn(ctx context.Context, words ...string) {
 	u.t.Helper()
 	dir := u.beside("layer", u.new)
-	_, err := Build(ctx, u.repo, u.changes, dir)
+	_, err := Build(ctx, u.repo, u.changes, dir, &Progress{})
 	if err == nil {
 		u.t.Fatal("no error")
 	}
@@ -315,7 +315,7 @@ func TestEndedContextLeavesAllOrNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() {
-		_, err := Build(ctx, u.repo, u.changes, dir)
+		_, err := Build(ctx, u.repo, u.changes, dir, &Progress{})
 		ended <- err
 	}()
 	for { // until it is under way
@@ -338,7 +338,7 @@ func TestExistingDirectoryIsLeftAlone(t *testing.T) {
 	u := small(t)
 	dir := t.TempDir()
 	u.check(os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
-	if _, err := Build(t.Context(), u.repo, u.changes, dir); !errors.Is(err, fs.ErrExist) {
+	if _, err := Build(t.Context(), u.repo, u.changes, dir, &Progress{}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("the error is %v", err)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "file")); err != nil {
@@ -349,7 +349,7 @@ func TestExistingDirectoryIsLeftAlone(t *testing.T) {
 func TestChangesMustStartWithTheRoot(t *testing.T) {
 	u := small(t)
 	for _, changes := range [][]treediff.Change{nil, u.changes[1:], {{Old: u.changes[0].Old}}} {
-		if _, err := Build(t.Context(), u.repo, changes, filepath.Join(t.TempDir(), "layer")); err == nil {
+		if _, err := Build(t.Context(), u.repo, changes, filepath.Join(t.TempDir(), "layer"), &Progress{}); err == nil {
 			t.Errorf("no error for %v", changes)
 		}
 	}

@@ -60,7 +60,7 @@ func (u *update) backwards() *update {
 func (u *update) build() (string, Stats) {
 	u.t.Helper()
 	dir := u.beside("layer", u.new)
-	stats, err := Build(u.t.Context(), u.repo, u.changes, dir)
+	stats, err := Build(u.t.Context(), u.repo, u.changes, dir, &Progress{})
 	u.check(err)
 	return dir, stats
 }

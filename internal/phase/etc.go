@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/services"
@@ -31,12 +32,16 @@ func (m *Machine) Etc(ctx context.Context, request string) error {
 		return err
 	}
 	status("merging %d changes into /etc", len(plan.Etc.Changes))
-	result, err := storage.changeEtc(ctx, plan.Etc)
-	if err != nil {
+	if err := t.Step("merge", func() error {
+		result, err := storage.changeEtc(ctx, plan.Etc)
+		if err == nil {
+			logKept(t, result.Kept)
+		}
+		return err
+	}); err != nil {
 		return err
 	}
-	logKept(t, result.Kept)
-	if err := storage.rebuildDatabases(ctx, plan); err != nil {
+	if err := storage.rebuildDatabases(ctx, t, plan); err != nil {
 		return err
 	}
 	return m.end(t)
@@ -49,7 +54,9 @@ func (s *storage) changeEtc(ctx context.Context, plan *etcmerge.Plan) (*etcmerge
 			return nil, err
 		}
 	}
-	return etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs())
+	var made atomic.Int64
+	defer counting("merging changes into /etc", len(plan.Changes), made.Load)()
+	return etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs(), &made)
 }
 
 // database is a file that a tool compiles into /etc. Usually it comes with the commit; one that was compiled on this
@@ -66,7 +73,7 @@ var databases = []database{
 }
 
 // rebuildDatabases compiles those again that are stale and did not come with the target.
-func (s *storage) rebuildDatabases(ctx context.Context, plan *state.Plan) error {
+func (s *storage) rebuildDatabases(ctx context.Context, t *state.Transaction, plan *state.Plan) error {
 	for _, d := range databases {
 		fromTarget := slices.ContainsFunc(plan.Etc.Changes, func(c etcmerge.Change) bool { return c.Path == d.path })
 		_, err := os.Lstat(filepath.Join(s.etcDirs().Etc, d.path))
@@ -74,7 +81,7 @@ func (s *storage) rebuildDatabases(ctx context.Context, plan *state.Plan) error 
 			continue
 		}
 		status("running %s", d.tool[0])
-		if err := s.runIntoEtc(ctx, d.tool, d.path); err != nil {
+		if err := t.Step(d.tool[0], func() error { return s.runIntoEtc(ctx, d.tool, d.path) }); err != nil {
 			return err
 		}
 	}

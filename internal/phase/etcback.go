@@ -97,7 +97,7 @@ func (s *storage) takeBackByDefaults(ctx context.Context) (*etcmerge.Result, err
 		if err != nil {
 			return nil, err
 		}
-		result, err := etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs())
+		result, err := etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs(), nil)
 		if err != nil {
 			return nil, err
 		}

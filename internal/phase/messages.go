@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/coreos/go-systemd/v22/journal"
 
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/partial"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -63,6 +65,31 @@ func named(target ostree.Checksum, part *partial.About) string {
 func status(format string, args ...any) {
 	// Not under systemd there is nobody to tell.
 	_, _ = daemon.SdNotify(false, "STATUS="+fmt.Sprintf(format, args...))
+}
+
+// countEvery is how often a status that counts is written again.
+const countEvery = 200 * time.Millisecond
+
+// counting says now and then how many of all there are have been done, until the function that it returns is called.
+func counting(what string, all int, done func() int64) (end func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		ticker := time.NewTicker(countEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				status("%s", services.Counted(what, done(), all))
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped // so that no count comes after what is said next
+	}
 }
 
 // warn writes a line to standard error with the priority of sd-daemon(3).

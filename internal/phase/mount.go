@@ -29,8 +29,11 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 	if err := m.setUnlocked(); err != nil {
 		return err
 	}
-	switched, err := m.Usr.Switch(underlay.SourcePrefix+plan.Live.String(), plan.Layers)
-	if err != nil {
+	var switched underlay.Switched
+	if err := t.Step(state.SwitchStep, func() (err error) {
+		switched, err = m.Usr.Switch(underlay.SourcePrefix+plan.Live.String(), plan.Layers)
+		return err
+	}); err != nil {
 		return err
 	}
 	if err := m.showLive(plan); err != nil {

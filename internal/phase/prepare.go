@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -112,22 +113,30 @@ func (p *preparation) resolve(rev string) error {
 
 // apply prepares the change of /usr and /etc to the target.
 func (p *preparation) apply(ctx context.Context) error {
-	if err := p.decide(ctx); err != nil {
+	step := p.transaction.Step
+	if err := step("compare the trees", func() error { return p.decide(ctx) }); err != nil {
 		return err
 	}
 	p.transaction.Live, p.transaction.Partial = p.plan.Live, p.plan.Partial
 	if p.plan.IsNothing() {
 		return nil
 	}
-	if err := p.verify(ctx); err != nil {
-		return err
+	if p.config.VerifyContent {
+		if err := step("verify the files", func() error { return p.verify(ctx) }); err != nil {
+			return err
+		}
 	}
 	if err := p.keepPart(); err != nil {
 		return err
 	}
-	if err := p.build(ctx); err != nil {
+	if err := step("build the layer", func() error { return p.build(ctx) }); err != nil {
 		return err
 	}
+	return step("try the target", func() error { return p.try(ctx) })
+}
+
+// try runs a program of the target.
+func (p *preparation) try(ctx context.Context) error {
 	status("trying to run a program of the target")
 	return p.Usr.Try(ctx, underlay.SourcePrefix+p.plan.Live.String(), p.plan.Layers, "/usr/bin/true")
 }
@@ -253,19 +262,20 @@ func (p *preparation) keepRunningKernel() ([]treediff.Change, error) {
 	return layer.Keep(p.changes, "lib/modules/"+unix.ByteSliceToString(uname.Release[:]))
 }
 
-// verify reads every file that is going to be linked, if the configuration asks for it.
+// verify reads every file that is going to be linked.
 func (p *preparation) verify(ctx context.Context) error {
-	if !p.config.VerifyContent {
-		return nil
-	}
 	status("verifying the content of the changed files")
+	var looked atomic.Int64
+	defer counting("verifying the content of the changed files", len(p.changes), looked.Load)()
 	workers, ctx := errgroup.WithContext(ctx)
 	workers.SetLimit(verifyWorkers)
 	for _, change := range p.changes {
 		if change.New.Kind != ostree.KindFile || ctx.Err() != nil {
+			looked.Add(1)
 			continue
 		}
 		workers.Go(func() error {
+			defer looked.Add(1)
 			if err := p.Repo.VerifyFile(change.New.Checksum); err != nil {
 				return fmt.Errorf("/usr/%s of the target: %w", change.Path, err)
 			}
@@ -294,7 +304,7 @@ func (p *preparation) build(ctx context.Context) error {
 	if err := os.MkdirAll(aside, 0o700); err != nil { // and, the first time, the directory of the booted deployment
 		return fmt.Errorf("building the layer: %w", err)
 	}
-	if _, err := layer.Build(ctx, p.Repo, p.changes, filepath.Join(aside, layerTree)); err != nil {
+	if err := p.buildTree(ctx, filepath.Join(aside, layerTree)); err != nil {
 		return err
 	}
 	if err := writeManifest(aside, about); err != nil {
@@ -304,4 +314,11 @@ func (p *preparation) build(ctx context.Context) error {
 		return fmt.Errorf("building the layer: %w", err)
 	}
 	return nil
+}
+
+func (p *preparation) buildTree(ctx context.Context, dir string) error {
+	var progress layer.Progress
+	defer counting("building the layer", len(p.changes), progress.Made)()
+	_, err := layer.Build(ctx, p.Repo, p.changes, dir, &progress)
+	return err
 }

@@ -97,7 +97,7 @@ func (s *storage) recoverBooted(ctx context.Context) error {
 		reload = reload.Union(impact.ReloadFor("etc/" + path))
 	}
 	// systemd has read its units before.
-	if err := services.Reload(ctx, reload); err != nil {
+	if err := services.Reload(ctx, reload, func(_ string, do func() error) error { return do() }); err != nil {
 		return err
 	}
 	if err := m.State.RemoveStamp(m.Booted); err != nil {

@@ -55,7 +55,7 @@ func (m *Machine) ResetMount(context.Context, string) error {
 		return err
 	}
 	status("switching /usr back")
-	if err := m.switchBack(m.Booted.Commit, nil); err != nil {
+	if err := t.Step(state.SwitchStep, func() error { return m.switchBack(m.Booted.Commit, nil) }); err != nil {
 		return err
 	}
 	return m.end(t)
@@ -78,7 +78,7 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 	}
 	defer storage.Close()
 	status("reloading")
-	if err := storage.reloadAfterReset(ctx, t.From); err != nil {
+	if err := storage.reloadAfterReset(ctx, t); err != nil {
 		return err
 	}
 	if err := services.StopLive(ctx); err != nil {
@@ -117,11 +117,11 @@ func (m *Machine) unstage(ctx context.Context) error {
 }
 
 // reloadAfterReset reloads what has read files of the tree that went.
-func (s *storage) reloadAfterReset(ctx context.Context, live ostree.Checksum) error {
-	if live == s.machine.Booted.Commit {
+func (s *storage) reloadAfterReset(ctx context.Context, t *state.Transaction) error {
+	if t.From == s.machine.Booted.Commit {
 		return nil
 	}
-	return services.Reload(ctx, s.machine.reloadOf(live))
+	return services.Reload(ctx, s.machine.reloadOf(t.From), t.Step)
 }
 
 // drop removes all that is kept for the booted deployment, but for what an overlay is still mounted from, and a journal with

@@ -197,7 +197,7 @@ func (s *storage) reloadAfterSwitchBack(ctx context.Context, t *state.Transactio
 	if _, err := os.Lstat(s.layerDir(t.Live)); errors.Is(err, os.ErrNotExist) {
 		return nil // dropped by a rollback that was killed after this
 	}
-	return services.Reload(ctx, s.machine.reloadOf(t.Live))
+	return services.Reload(ctx, s.machine.reloadOf(t.Live), t.Step)
 }
 
 // failure says how a request failed. A phase that was killed could not say why.

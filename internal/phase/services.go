@@ -14,7 +14,7 @@ func (m *Machine) Services(ctx context.Context, request string) error {
 	}
 	if !plan.IsNothing() {
 		status("reloading")
-		if err := services.Reload(ctx, plan.Impact.Reload); err != nil {
+		if err := services.Reload(ctx, plan.Impact.Reload, t.Step); err != nil {
 			return err
 		}
 	}

@@ -52,7 +52,7 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 	if origin, err = readOrigin(p.Booted); err != nil {
 		return err
 	}
-	return p.stage(ctx, target, origin)
+	return p.transaction.Step("stage a deployment", func() error { return p.stage(ctx, target, origin) })
 }
 
 // staging reads what liveapply has staged. If that is no longer known, what is staged is somebody else's, and stays.

@@ -15,11 +15,15 @@ func (m *Machine) Tmpfiles(ctx context.Context, request string) error {
 	if err != nil {
 		return err
 	}
-	if err := m.makeUsers(ctx, plan.Impact.Sysusers); err != nil {
-		return err
+	if fragments := plan.Impact.Sysusers; len(fragments) > 0 {
+		if err := t.Step("systemd-sysusers", func() error { return m.makeUsers(ctx, fragments) }); err != nil {
+			return err
+		}
 	}
-	if err := createFiles(ctx, plan.Impact.Tmpfiles); err != nil {
-		return err
+	if fragments := plan.Impact.Tmpfiles; len(fragments) > 0 {
+		if err := t.Step("systemd-tmpfiles", func() error { return createFiles(ctx, fragments) }); err != nil {
+			return err
+		}
 	}
 	return m.end(t)
 }
@@ -29,9 +33,6 @@ var accountFiles = []string{"passwd", "group", "shadow", "gshadow"}
 
 // makeUsers runs systemd-sysusers on fragments.
 func (m *Machine) makeUsers(ctx context.Context, fragments []string) error {
-	if len(fragments) == 0 {
-		return nil
-	}
 	storage, err := m.openStorage()
 	if err != nil {
 		return err
@@ -47,9 +48,6 @@ var tmpfilesPartly = []int{65, 73}
 
 // createFiles runs systemd-tmpfiles on fragments, for what is outside /usr and /etc.
 func createFiles(ctx context.Context, fragments []string) error {
-	if len(fragments) == 0 {
-		return nil
-	}
 	status("completing /run and /var")
 	args := append([]string{"--create", "--prefix=/run", "--prefix=/var"}, fragments...)
 	tmpfiles := exec.CommandContext(ctx, "systemd-tmpfiles", args...)

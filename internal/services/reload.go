@@ -14,22 +14,22 @@ import (
 	"github.com/liveapply/liveapply/internal/impact"
 )
 
-// Reload makes those read their files again whose files changed. It tries all of them, and tells which failed.
-func Reload(ctx context.Context, what impact.Reload) error {
+// Reload makes those read their files again whose files changed. It tries all of them, and tells which failed. Each is done inside step.
+func Reload(ctx context.Context, what impact.Reload, step func(name string, do func() error) error) error {
 	var failed []error
 	if what.Catalog {
-		failed = append(failed, run(ctx, "journalctl", "--update-catalog"))
+		failed = append(failed, step("reload the journal's catalog", func() error { return run(ctx, "journalctl", "--update-catalog") }))
 	}
 	if what.DBus {
-		failed = append(failed, reloadBus(ctx))
+		failed = append(failed, step("reload the bus", func() error { return reloadBus(ctx) }))
 	}
 	if what.Udev {
-		failed = append(failed, reloadUdev(ctx))
+		failed = append(failed, step("reload udev", func() error { return reloadUdev(ctx) }))
 	}
 	if what.Units {
 		// Not over a connection of our own: as root, that is a private one, on which systemd announces every unit that it has read
 		// again, and is busy with that for as long as a fifth of the reload.
-		failed = append(failed, run(ctx, "systemctl", "daemon-reload"))
+		failed = append(failed, step("reload systemd", func() error { return run(ctx, "systemctl", "daemon-reload") }))
 	}
 	return errors.Join(failed...)
 }

@@ -19,6 +19,15 @@ import (
 // Systemd is a connection to the system's manager.
 type Systemd struct{ conn *dbus.Conn }
 
+// ConnectToLook reaches systemd over the bus, where everybody may ask it.
+func ConnectToLook(ctx context.Context) (*Systemd, error) {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to systemd: %w", err)
+	}
+	return &Systemd{conn}, nil
+}
+
 // Connect reaches systemd by its private socket: as root, and also while the bus is not there.
 func Connect(ctx context.Context) (*Systemd, error) {
 	conn, err := dbus.NewSystemdConnectionContext(ctx)
@@ -100,6 +109,14 @@ func RollbackUnit(request string) string {
 
 func instance(prefix, request string) string {
 	return prefix + unit.UnitNameEscape(request) + ".service"
+}
+
+// PhaseUnit is the unit that runs a phase of a request. Those of a reset are all run by one.
+func PhaseUnit(request, phase string) string {
+	if request == state.ResetRequest {
+		return ResetUnit
+	}
+	return instance("liveapply-"+phase+"@", request)
 }
 
 // Queue starts a unit and does not wait.

@@ -40,6 +40,14 @@ type PhaseRun struct {
 	Name    string    `json:"name"`
 	Started time.Time `json:"started"`
 	Seconds float64   `json:"seconds"`
+	Steps   []Step    `json:"steps,omitempty"`
+}
+
+// Step is a part of a phase that others may feel: the switch of /usr, a reload.
+type Step struct {
+	Name    string    `json:"name"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
 }
 
 // StagedBefore is what has to come back when the deployment that prepare stages is dropped.
@@ -80,6 +88,18 @@ func (t *Transaction) HasBegun(phase string) bool {
 func (t *Transaction) End() {
 	last := &t.Phases[len(t.Phases)-1]
 	last.Seconds = time.Since(last.Started).Seconds()
+}
+
+// SwitchStep is the step at whose end /usr shows another tree.
+const SwitchStep = "switch /usr"
+
+// Step does a part of the phase that was begun last, and notes how long it took.
+func (t *Transaction) Step(name string, do func() error) error {
+	started := time.Now().UTC()
+	err := do()
+	last := &t.Phases[len(t.Phases)-1]
+	last.Steps = append(last.Steps, Step{Name: name, Started: started, Seconds: time.Since(started).Seconds()})
+	return err
 }
 
 // Transaction reads the transaction under way; nil if there is none.

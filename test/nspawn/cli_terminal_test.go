@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -94,6 +95,16 @@ func TestEveryVerbInATerminalAndInAPipe(t *testing.T) {
 
 	requireMatch("status", do("status", 0), `^○ The booted tree is live\n +Booted: `+v1+`\n`)
 	equal(t, "no history", do("history", 0), "There was no transaction yet.")
+	requireMatch("diff", do("diff "+v2, 0), `^ *From: `+v1+`\n +To: `+v2+`\n`)
+	requireSays(t, "diff in a pipe", pipe("diff "+v2, 0), []string{"From: " + v1, "To: " + v2})
+	var dry, diff foreseen
+	unmarshal(t, pipe("diff --json "+v2, 0), &diff)
+	unmarshal(t, pipe("apply --dry-run --json "+v2, 0), &dry)
+	equal(t, "apply --dry-run --json", fmt.Sprint(dry), fmt.Sprint(diff))
+	equal(t, "apply --dry-run", do("apply --dry-run "+v2, 0), do("diff "+v2, 0))
+	do("apply --dry-run "+broken+"x", exitFailed)
+	do("diff", exitNothing)
+	requireSame(t, m, before)
 	requireMatch("apply", do("apply "+v2, 0), phasesDone+"Commit "+v2[:12]+" is live.$")
 	requireLive(t, m, v2)
 	equal(t, "apply in a pipe", pipe("apply "+v3, 0), "Commit "+v3+" is live.")
@@ -122,7 +133,7 @@ func TestEveryVerbInATerminalAndInAPipe(t *testing.T) {
 	requireMatch("reset", do("reset", 0), "^✓ etc [^\n]*\n✓ mount [^\n]*\n✓ record [^\n]*\nThe booted tree is live again")
 	requireSame(t, m, before)
 
-	for _, verb := range []string{"status", "apply", "rollback", "reset", "history", "plot", "help"} {
+	for _, verb := range []string{"status", "diff", "apply", "rollback", "reset", "history", "plot", "help"} {
 		usage := do("help "+verb, 0)
 		equal(t, verb+" --help", pipe(verb+" --help", 0), usage)
 		requireMatch("help "+verb, usage, `^Usage: liveapplyctl `+verb)
@@ -136,11 +147,11 @@ func TestEveryVerbInATerminalAndInAPipe(t *testing.T) {
 func requireHistory(t *testing.T, m *nspawn.Machine, do, pipe func(string, int) string) {
 	t.Helper()
 	all := history(t, m)
-	var decoded []transaction
+	var decoded, lastTwo []transaction
 	decode(t, pipe("history --json", 0), &decoded)
 	equal(t, "history --json", fmt.Sprint(decoded), fmt.Sprint(all))
-	decode(t, pipe("history --json -n 2", 0), &decoded)
-	equal(t, "the last two", fmt.Sprint(decoded), fmt.Sprint(all[len(all)-2:]))
+	decode(t, pipe("history --json -n 2", 0), &lastTwo)
+	equal(t, "the last two", fmt.Sprint(lastTwo), fmt.Sprint(all[len(all)-2:]))
 	lines := strings.Split(pipe("history", 0), "\n")
 	equal(t, "lines of the history", len(lines), len(all)+1)
 	for i, one := range all {
@@ -152,6 +163,9 @@ func requireHistory(t *testing.T, m *nspawn.Machine, do, pipe func(string, int) 
 	for _, one := range all {
 		drawing := pipe("plot "+one.ID[:8], 0)
 		requireSays(t, "plot", drawing, []string{one.ID, one.Target, one.RequestedBy, one.Phases[0].Name})
+		if one.Result != "refused" {
+			requireSays(t, "plot", drawing, []string{"switch /usr", "/usr has changed"})
+		}
 		for decoder := xml.NewDecoder(strings.NewReader(drawing)); ; {
 			if _, err := decoder.Token(); errors.Is(err, io.EOF) {
 				break
@@ -166,6 +180,40 @@ func requireHistory(t *testing.T, m *nspawn.Machine, do, pipe func(string, int) 
 		equal(t, verb+" as nobody", fmt.Sprint(result.Code, result.Stderr), "0")
 		equal(t, verb+" as nobody", result.Stdout, pipe(verb, 0))
 	}
+}
+
+// A phase with much to do counts, for those who look at it in whatever way. Here what it does is slow.
+func TestPhasesThatCountShowHowFarTheyAre(t *testing.T) {
+	l := newInjection(t)
+	const slowly = "-e trace=linkat,fsync -e inject=linkat,fsync:delay_enter=400ms"
+	progress := func() float64 {
+		_, value, _ := strings.Cut(l.m.Run("busctl", "get-property", busName, busPath, busInterface, "Progress"), " ")
+		number, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return number
+	}
+	for phase, c := range map[string]struct {
+		status string
+		number float64
+	}{"prepare": {"building the layer", 0}, "etc": {"merging changes into /etc", 2}} {
+		dropIn(l.m, "liveapply-"+phase+"@.service", "NotifyAccess=all") // strace is not what says how far it is
+		l.inject(phase, slowly)
+		terminal := l.m.Start("script", inTerminal("xterm", "liveapplyctl apply "+l.v2)...)
+		counted := regexp.MustCompile(c.status + `: [1-9]\d* of \d+\n`)
+		waitFor(t, "liveapplyctl status to count", func() bool { return counted.MatchString(unprivileged(l.m, "status").Stdout + "\n") })
+		if got := progress(); got <= c.number/6 || got > (c.number+1)/6 {
+			t.Errorf("the property Progress is %v in %s", got, phase)
+		}
+		output, err := terminal.Wait()
+		if bar := regexp.MustCompile(`  ` + phase + ` +█+░+ ` + c.status + `: \d+ of \d+`); err != nil || !bar.MatchString(output) {
+			t.Errorf("%s shows no bar: %v\n%q", phase, err, output)
+		}
+		requireFits(t, "liveapplyctl apply", output)
+		reset(t, l.m)
+	}
+	l.requireIs(t, "before", l.before)
 }
 
 // requireStyles looks at when there are colours.

@@ -230,7 +230,9 @@ func TestStatusTellsWhatAPhaseDoesAndOthersWait(t *testing.T) {
 	equal(t, "phase", got.Phase, "prepare")
 	equal(t, "target", got.Target, first)
 	equal(t, "live", got.Live, v1)
-	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"prepare", first})
+	said := []string{"prepare", first, "trying to run a program of the target"}
+	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), said)
+	requireSays(t, "liveapplyctl status as nobody", unprivileged(m, "status").Stdout, said)
 
 	waiting := m.Start("script", inTerminal("xterm", "liveapplyctl apply "+second)...)
 	waitFor(t, "the status of the second", func() bool {

@@ -113,6 +113,11 @@ type transaction struct {
 		Name    string  `json:"name"`
 		Started string  `json:"started"`
 		Seconds float64 `json:"seconds"`
+		Steps   []struct {
+			Name    string  `json:"name"`
+			Started string  `json:"started"`
+			Seconds float64 `json:"seconds"`
+		} `json:"steps"`
 	} `json:"phases"`
 }
 

@@ -68,7 +68,7 @@ func apply(ctx context.Context, repoPath, old, new, booted, work string) error {
 	}
 	compared := time.Now()
 	dir := filepath.Join(work, "layer")
-	stats, err := layer.Build(ctx, repo, changes, dir)
+	stats, err := layer.Build(ctx, repo, changes, dir, &layer.Progress{})
 	if err != nil {
 		return err
 	}

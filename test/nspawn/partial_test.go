@@ -84,7 +84,13 @@ func TestPackagesAreTakenOutOfATarget(t *testing.T) {
 	update := serversUpdate(t, m)
 	before, packages := factsOf(t, m), versions(m)
 
+	var dry struct{ Live string }
+	unmarshal(t, m.Run("liveapplyctl", "apply", "--dry-run", "--json", "--transient", "--packages=nginx", update), &dry)
+	requireSame(t, m, before)
+	equal(t, "the objects of a dry run in the repo", m.Try("ostree", "show", dry.Live).Code, 1)
+
 	m.Run("liveapplyctl", "apply", "--transient", "--packages=nginx", update)
+	equal(t, "live, as the dry run has said", status(t, m).Live, dry.Live)
 
 	var taken []string
 	for _, line := range versions(m) {

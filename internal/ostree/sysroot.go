@@ -161,8 +161,11 @@ func (s *Sysroot) rootIdentity() (identity, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return identity{}, fmt.Errorf("%w: there is no /%s", ErrNotBooted, bootedPath)
 	}
+	if errors.Is(err, fs.ErrPermission) { // an older libostree made it for root alone, and left it empty
+		return s.identity("")
+	}
 	if err != nil {
-		return identity{}, err
+		return identity{}, fmt.Errorf("read /%s: %w", bootedPath, err)
 	}
 	recorded, ok, err := backingRoot(data)
 	if err != nil {

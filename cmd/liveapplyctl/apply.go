@@ -45,6 +45,7 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return usageError{fmt.Errorf("apply: %w", err)}
 		}
+		request.Revision = revision(args)
 		if o.asJSON && !o.dryRun {
 			return usageError{errors.New("apply: --json goes with --dry-run")}
 		}
@@ -88,6 +89,14 @@ func (o *applyOptions) request() (config.Request, error) {
 		}
 	}
 	return request, err
+}
+
+// revision is what the arguments ask for, "" if they leave it to the machine.
+func revision(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
 }
 
 // errNoTarget tells that there is nothing that the next boot would bring.

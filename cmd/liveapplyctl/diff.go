@@ -31,7 +31,7 @@ func diffCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 			return err
 		}
 		// Also what no policy would allow can be looked at.
-		return foresee(ctx, machine, args, config.Request{Allow: config.Force}, *asJSON)
+		return foresee(ctx, machine, args, config.Request{Allow: config.Force, Revision: revision(args)}, *asJSON)
 	}
 }
 

@@ -124,7 +124,7 @@ func (f *fake) take() (unit string, request config.Request) {
 	return unit, request
 }
 
-func (f *fake) Foresee(_ context.Context, rev string) (*state.Plan, error) {
+func (f *fake) Foresee(_ context.Context, rev string, _ config.Request) (*state.Plan, error) {
 	f.mu.Lock()
 	running := f.running
 	f.mu.Unlock()
@@ -427,9 +427,9 @@ func TestJobsEndAsTheHistorySays(t *testing.T) {
 	}{
 		{"Apply", []any{second.String(), map[string]dbus.Variant{"Allow": dbus.MakeVariant("additive"), "Transient": dbus.MakeVariant(true)}},
 			services.ApplyUnit(second.String()), "applied", "Commit " + second.String() + " is live.",
-			config.Request{Allow: config.Additive, Transient: true, RequestedBy: who}},
-		{"Apply", []any{broken.String(), none}, services.ApplyUnit(broken.String()), "refused", "it is broken", config.Request{RequestedBy: who}},
-		{"Apply", []any{third.String(), none}, services.ApplyUnit(third.String()), "applied", "Commit " + third.String() + " is live.", config.Request{RequestedBy: who}},
+			config.Request{Allow: config.Additive, Transient: true, RequestedBy: who, Revision: second.String()}},
+		{"Apply", []any{broken.String(), none}, services.ApplyUnit(broken.String()), "refused", "it is broken", config.Request{RequestedBy: who, Revision: broken.String()}},
+		{"Apply", []any{third.String(), none}, services.ApplyUnit(third.String()), "applied", "Commit " + third.String() + " is live.", config.Request{RequestedBy: who, Revision: third.String()}},
 		{"Rollback", []any{none}, services.ApplyUnit(second.String()), "applied", "Commit " + second.String() + " is live.",
 			config.Request{Allow: config.Force, RequestedBy: who + ", rollback"}},
 		{"Reset", []any{none}, services.ResetUnit, "reset", "The booted tree is live again (commit " + booted.String() + ").", config.Request{RequestedBy: who}},

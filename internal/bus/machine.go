@@ -72,11 +72,6 @@ func (m Machine) WriteRequest(unit string, target ostree.Checksum, request confi
 	return config.WriteRequest(m.State.RequestPath(target), request)
 }
 
-// Foresee makes the plan of an application, by the policy of the configuration.
-func (m Machine) Foresee(ctx context.Context, rev string) (*state.Plan, error) {
-	return m.Machine.Foresee(ctx, rev, config.Request{})
-}
-
 // Start starts a unit and returns when that has ended. The reason of a failure is what the unit last said.
 func (m Machine) Start(ctx context.Context, unit string) error {
 	systemd, err := services.Connect(ctx)

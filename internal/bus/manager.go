@@ -22,6 +22,7 @@ func (m manager) Apply(message dbus.Message, commit string, options map[string]d
 	if err != nil {
 		return "", err
 	}
+	request.Revision = commit
 	target, err := s.choose(commit, request)
 	if err != nil {
 		return "", err

@@ -42,7 +42,7 @@ type System interface {
 	// WriteRequest leaves a request for a unit that goes to target: who asked, and what it is to do differently.
 	WriteRequest(unit string, target ostree.Checksum, request config.Request) error
 	// Foresee makes the plan of an application, or says why it would be refused.
-	Foresee(ctx context.Context, rev string) (*state.Plan, error)
+	Foresee(ctx context.Context, rev string, request config.Request) (*state.Plan, error)
 	// Start starts a unit and returns when that has ended; if it failed, with the reason.
 	Start(ctx context.Context, unit string) error
 	// UnitOf returns the unit that a process belongs to.

@@ -40,11 +40,14 @@ type Config struct {
 	Allow         Allow // Allow=
 	Transient     bool  // Transient=: do not stage a deployment of the target
 	VerifyContent bool  // VerifyContent=: check the content of each file that is linked, not only its name
+	// RequireSignature=: apply only what is signed as the configuration of the remote that it is from asks for
+	RequireSignature bool
 	// PackageDatabase=: where a tree may have a dpkg database, before the usual places. Each one adds to the list, an empty one clears it.
 	PackageDatabase []string
 	Packages        []string // Packages=, in requests only: take only these, and what they need, out of the target
 	Exclude         []string // Exclude=: leave these out of the target
 	RequestedBy     string   // RequestedBy=, in requests only: who asked
+	Revision        string   // Revision=, in requests only: what was asked for, before it was resolved to a commit
 	Warnings        []string
 }
 
@@ -158,6 +161,8 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 		c.Transient, err = parseBool(option.Value)
 	case "VerifyContent":
 		c.VerifyContent, err = parseBool(option.Value)
+	case "RequireSignature":
+		c.RequireSignature, err = parseBool(option.Value)
 	case "PackageDatabase":
 		c.PackageDatabase = appendWords(c.PackageDatabase, option.Value)
 	case "Packages":
@@ -175,6 +180,11 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 			return errUnknown
 		}
 		c.RequestedBy = option.Value
+	case "Revision":
+		if !isRequest {
+			return errUnknown
+		}
+		c.Revision = option.Value
 	default:
 		return errUnknown
 	}
@@ -206,6 +216,7 @@ type Request struct {
 	Transient         bool
 	Packages, Exclude []string // at most one of them; names or patterns, without blanks
 	RequestedBy       string
+	Revision          string
 }
 
 // IsPartial tells whether only a part of the target is asked for.
@@ -236,6 +247,9 @@ func (r Request) encode() ([]byte, error) {
 	}
 	for _, name := range r.Exclude {
 		options = append(options, unit.NewUnitOption("Apply", "Exclude", name))
+	}
+	if r.Revision != "" {
+		options = append(options, unit.NewUnitOption("Apply", "Revision", r.Revision))
 	}
 	for _, option := range options {
 		if strings.ContainsAny(option.Value, "\r\n") || strings.HasSuffix(option.Value, `\`) || len(option.Value) > maxValue {

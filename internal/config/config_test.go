@@ -59,11 +59,11 @@ func TestPrecedenceIsSystemds(t *testing.T) {
 		},
 		"a request wins over all": {
 			files: map[string]string{
-				"etc/liveapply/liveapply.conf.d/99.conf": "[Apply]\nAllow=additive\n",
+				"etc/liveapply/liveapply.conf.d/99.conf": "[Apply]\nAllow=additive\nRequireSignature=yes\n",
 				"request":                                "[Apply]\nAllow=force\nRequestedBy=somebody\n",
 			},
 			request: "request",
-			want:    Config{Allow: Force, RequestedBy: "somebody"},
+			want:    Config{Allow: Force, RequireSignature: true, RequestedBy: "somebody"},
 		},
 		"a request that is not there": {request: "request", want: Config{Allow: Replace}},
 	} {
@@ -85,18 +85,18 @@ func TestPrecedenceIsSystemds(t *testing.T) {
 }
 
 func TestUnknownKeysAreWarnedOf(t *testing.T) {
-	d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\nAlow=additive\nRequestedBy=not in a file\n[Other]\nAllow=force\n"})
+	d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\nAlow=additive\nRequestedBy=not in a file\nRevision=neither\n[Other]\nAllow=force\n"})
 	got, err := d.Load("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Warnings) != 3 || !strings.Contains(got.Warnings[0], "Alow=") || got.Allow != Replace {
+	if len(got.Warnings) != 4 || !strings.Contains(got.Warnings[0], "Alow=") || got.Allow != Replace {
 		t.Errorf("got %+v", got)
 	}
 }
 
 func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
-	for _, line := range []string{"Allow=everything", "Transient=maybe", "VerifyContent="} {
+	for _, line := range []string{"Allow=everything", "Transient=maybe", "VerifyContent=", "RequireSignature=maybe"} {
 		d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\n" + line + "\n"})
 		_, err := d.Load("")
 		if err == nil || !strings.Contains(err.Error(), "etc/liveapply/liveapply.conf: [Apply] "+line) {
@@ -108,14 +108,14 @@ func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
 func TestRequestIsReadAsItWasWritten(t *testing.T) {
 	d := machine(t, nil)
 	path := filepath.Join(d.Root, "request")
-	if err := WriteRequest(path, Request{Allow: Additive, Transient: true, RequestedBy: "somebody"}); err != nil {
+	if err := WriteRequest(path, Request{Allow: Additive, Transient: true, RequestedBy: "somebody", Revision: "debian:stable"}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := d.Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Config{Allow: Additive, Transient: true, RequestedBy: "somebody"}
+	want := &Config{Allow: Additive, Transient: true, RequestedBy: "somebody", Revision: "debian:stable"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}

@@ -18,6 +18,7 @@ const sample = `# liveapply.conf
 Allow=replace
 Transient=no
 VerifyContent = on
+RequireSignature=true
 `
 
 // What is taken from a file is what its lines say.
@@ -35,10 +36,10 @@ func FuzzConfig(f *testing.F) {
 			if !slices.Contains([]Allow{Additive, Replace, Force}, config.Allow) || !bytes.Contains(data, []byte(config.Allow)) && config.Allow != Replace {
 				t.Errorf("%q allows %q", data, config.Allow)
 			}
-			if config.RequestedBy != "" && !isRequest {
-				t.Errorf("%q, which is no request, was requested by %q", data, config.RequestedBy)
+			if config.RequestedBy+config.Revision != "" && !isRequest {
+				t.Errorf("%q, which is no request, was requested by %q, as %q", data, config.RequestedBy, config.Revision)
 			}
-			if (config.Transient || config.VerifyContent) && !bytes.Contains(data, []byte("[Apply]")) {
+			if (config.Transient || config.VerifyContent || config.RequireSignature) && !bytes.Contains(data, []byte("[Apply]")) {
 				t.Errorf("%q, without a section, says something", data)
 			}
 		}
@@ -47,13 +48,13 @@ func FuzzConfig(f *testing.F) {
 
 // A request that can be written is read as it was meant: nobody's name changes what is asked for.
 func FuzzRequest(f *testing.F) {
-	f.Add("additive", true, "root on pts/0")
-	f.Add("additive", true, "somebody\\") // what goes on in the next line
-	f.Add("", false, strings.Repeat("x", 3000))
-	f.Add("force", false, " a; b # c ")
-	f.Fuzz(func(t *testing.T, allow string, transient bool, requestedBy string) {
-		want := &Config{Allow: Replace, Transient: transient, RequestedBy: requestedBy}
-		request := Request{Transient: transient, RequestedBy: requestedBy}
+	f.Add("additive", true, "root on pts/0", "debian:stable/x86_64")
+	f.Add("additive", true, "somebody\\", "") // what goes on in the next line
+	f.Add("", false, strings.Repeat("x", 3000), "")
+	f.Add("force", false, " a; b # c ", "stable^")
+	f.Fuzz(func(t *testing.T, allow string, transient bool, requestedBy, revision string) {
+		want := &Config{Allow: Replace, Transient: transient, RequestedBy: requestedBy, Revision: revision}
+		request := Request{Transient: transient, RequestedBy: requestedBy, Revision: revision}
 		if allow != "" {
 			var err error
 			if request.Allow, err = ParseAllow(allow); err != nil {
@@ -70,6 +71,7 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("%q was not read: %v", content, err)
 		}
 		want.RequestedBy, got.RequestedBy = strings.TrimSpace(want.RequestedBy), strings.TrimSpace(got.RequestedBy)
+		want.Revision, got.Revision = strings.TrimSpace(want.Revision), strings.TrimSpace(got.Revision)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%+v was written as %q (-want +got):\n%s", request, content, diff)
 		}

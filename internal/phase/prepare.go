@@ -67,6 +67,7 @@ type preparation struct {
 	*Machine
 	*storage
 	transaction *state.Transaction
+	rev         string // what was asked for
 	config      *config.Config
 	plan        state.Plan
 	changes     []treediff.Change // of /usr, booted to target: what the layer has
@@ -107,6 +108,7 @@ func (p *preparation) resolve(rev string) error {
 	if err != nil {
 		return err
 	}
+	p.rev = rev
 	p.plan.Booted, p.plan.From, p.plan.Target = p.Booted.Commit, live, target
 	return nil
 }
@@ -148,6 +150,9 @@ func (p *preparation) decide(ctx context.Context) error {
 		return nil
 	}
 	if err := p.refuseTarget(); err != nil {
+		return err
+	}
+	if err := p.refuseUnsigned(ctx, p.plan.Target, p.rev); err != nil {
 		return err
 	}
 	if err := p.takePart(); err != nil || p.plan.IsNothing() {

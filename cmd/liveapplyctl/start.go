@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
@@ -73,7 +72,7 @@ func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) erro
 	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet {
 		end = showProgress(ctx, systemd, machine, j, screen)
 	}
-	err = systemd.Start(ctx, j.unit)
+	err = systemd.Run(ctx, j.unit)
 	end(err == nil)
 	if err == nil {
 		s.say("%s", j.done)
@@ -81,9 +80,6 @@ func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) erro
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted, but %s goes on: see liveapplyctl status", j.unit)
-	}
-	if why, statusErr := systemd.StatusText(ctx, j.unit); statusErr == nil && why != "" {
-		return errors.New(why)
 	}
 	return err
 }

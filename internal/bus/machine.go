@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
@@ -79,14 +78,7 @@ func (m Machine) Start(ctx context.Context, unit string) error {
 		return err
 	}
 	defer systemd.Close()
-	err = systemd.Start(ctx, unit)
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	if why, statusErr := systemd.StatusText(ctx, unit); statusErr == nil && why != "" {
-		return errors.New(why)
-	}
-	return err
+	return systemd.Run(ctx, unit)
 }
 
 // UnitOf returns the unit that a process belongs to.

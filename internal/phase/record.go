@@ -5,6 +5,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -30,7 +31,16 @@ func (m *Machine) Record(ctx context.Context, request string) error {
 	if err := m.State.WriteTransaction(t); err != nil {
 		return err
 	}
-	return storage.complete(t)
+	if err := storage.complete(t); err != nil {
+		return err
+	}
+	if t.From == t.Live {
+		return nil
+	}
+	if err := services.RestartLive(ctx); err != nil {
+		warn("%v", err) // the commit is live all the same; at shutdown nothing can be started any more
+	}
+	return nil
 }
 
 // complete brings a committed transaction to its end. It can be run again, and is, by rollback, if record was killed here. The plan

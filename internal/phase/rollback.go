@@ -122,7 +122,7 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 		// It failed before it was its turn, or another one is under way.
 		err := errors.Join(m.State.SetOutcome(request, *outcome), m.State.ClearClaim(), m.dropRequest(request))
 		if outcome.Result == state.Applied { // record failed when all was done
-			err = errors.Join(err, services.StartLive(ctx))
+			err = errors.Join(err, services.RestartLive(ctx))
 		}
 		return err
 	}
@@ -135,7 +135,7 @@ func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
 		if err := storage.complete(t); err != nil {
 			return err
 		}
-		return services.StartLive(ctx) // as record's success would have
+		return services.RestartLive(ctx) // as record's success would have
 	}
 	return storage.rolledBack(ctx, t, *outcome)
 }

@@ -76,14 +76,18 @@ func StopWatch(ctx context.Context) error {
 	return systemd.Stop(ctx, recoverPath)
 }
 
-// StartLive tells those who wait for it that a tree has been applied.
-func StartLive(ctx context.Context) error {
+// RestartLive tells those who wait for it that a tree has been applied: what liveapply.target wants is started, and what is also a part of it is
+// restarted if it runs. It does not wait for that.
+func RestartLive(ctx context.Context) error {
 	systemd, err := Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
-	return systemd.Start(ctx, liveTarget)
+	if _, err := systemd.conn.RestartUnitContext(ctx, liveTarget, "replace", nil); err != nil {
+		return fmt.Errorf("restarting %s: %w", liveTarget, err)
+	}
+	return nil
 }
 
 // StopLive stops the units that are active while a tree other than the booted one is live.
@@ -139,6 +143,18 @@ func (s *Systemd) Start(ctx context.Context, name string) error {
 	return nil
 }
 
+// Run is Start for what applies a commit or goes back: if that fails, the error is the reason, which the unit has told.
+func (s *Systemd) Run(ctx context.Context, name string) error {
+	err := s.Start(ctx, name)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if why, statusErr := s.StatusText(ctx, name); statusErr == nil && why != "" {
+		return errors.New(why)
+	}
+	return err
+}
+
 // Stop stops units that are no longer wanted, and waits for that.
 func (s *Systemd) Stop(ctx context.Context, names ...string) error {
 	for _, name := range names {
@@ -159,10 +175,13 @@ func (s *Systemd) Stop(ctx context.Context, names ...string) error {
 func await(ctx context.Context, done <-chan string) error {
 	select {
 	case result := <-done:
-		if result != "done" {
-			return fmt.Errorf("the job ended with %q", result)
+		switch result {
+		case "done":
+			return nil
+		case "assert":
+			return errors.New("it is switched off by liveapply=off on the kernel command line")
 		}
-		return nil
+		return fmt.Errorf("the job ended with %q", result)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -182,6 +201,20 @@ func (s *Systemd) StatusText(ctx context.Context, name string) (string, error) {
 	}
 	text, _ := property.Value.Value().(string)
 	return text, nil
+}
+
+// HasFailed tells whether a unit has failed when it ran last. Everybody may ask; without a bus, nobody is told.
+func HasFailed(ctx context.Context, name string) (bool, error) {
+	systemd, err := ConnectToLook(ctx)
+	if err != nil {
+		return false, nil
+	}
+	defer systemd.Close()
+	property, err := systemd.conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+	if err != nil {
+		return false, fmt.Errorf("asking systemd for the state of %s: %w", name, err)
+	}
+	return property.Value.Value() == "failed", nil
 }
 
 // isOf tells whether a unit works on a request.
@@ -206,16 +239,39 @@ func (s *Systemd) IsChanging(ctx context.Context, except string) (bool, error) {
 	})
 }
 
+// ResetFailed has the units of a request forget that they have failed.
+func (s *Systemd) ResetFailed(ctx context.Context, request string) error {
+	units, err := s.transactionUnits(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
+		if !isOf(u.Name, request) || u.ActiveState != "failed" {
+			continue
+		}
+		if err := s.conn.ResetFailedUnitContext(ctx, u.Name); err != nil && !isNoSuchUnit(err) {
+			return fmt.Errorf("resetting the failure of %s: %w", u.Name, err)
+		}
+	}
+	return nil
+}
+
 func isRunning(u dbus.UnitStatus) bool {
 	return u.ActiveState == "activating" || u.ActiveState == "deactivating"
 }
 
-// any tells whether there is such a unit among those of transactions. (Patterns for the units of one request would have to be escaped
-// once more: an instance can have backslashes.)
+// any tells whether there is such a unit among those of transactions.
 func (s *Systemd) any(ctx context.Context, is func(dbus.UnitStatus) bool) (bool, error) {
+	units, err := s.transactionUnits(ctx)
+	return slices.ContainsFunc(units, is), err
+}
+
+// transactionUnits lists the units of all transactions. (Patterns for the units of one request would have to be escaped once more: an instance can
+// have backslashes.)
+func (s *Systemd) transactionUnits(ctx context.Context) ([]dbus.UnitStatus, error) {
 	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{"liveapply@*.service", "liveapply-*@*.service", ResetUnit})
 	if err != nil {
-		return false, fmt.Errorf("asking systemd for the units that work: %w", err)
+		return nil, fmt.Errorf("asking systemd for the units of transactions: %w", err)
 	}
-	return slices.ContainsFunc(units, is), nil
+	return units, nil
 }

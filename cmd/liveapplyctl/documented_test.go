@@ -35,7 +35,7 @@ const (
 	configManPage   = "../../man/liveapply.conf.5"
 	serviceManPage  = "../../man/liveapply@.service.8"
 	architecture    = "../../docs/architecture.md"
-	configSource    = "../../internal/config/config.go"
+	configSources   = "../../internal/config/*.go"
 	messagesCatalog = "../../catalog/liveapply.catalog"
 )
 
@@ -316,24 +316,33 @@ func TestFieldsOfTheJSONAreDocumented(t *testing.T) {
 
 // Its keys are the cases of a switch.
 func TestKeysOfTheConfigurationAreDocumented(t *testing.T) {
-	source, err := parser.ParseFile(token.NewFileSet(), configSource, nil, 0)
+	files, err := filepath.Glob(configSources)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var keys []string
-	ast.Inspect(source, func(node ast.Node) bool {
-		if clause, ok := node.(*ast.CaseClause); ok {
-			for _, value := range clause.List {
-				if literal, ok := value.(*ast.BasicLit); ok && regexp.MustCompile(`^"[A-Z][A-Za-z]+"$`).MatchString(literal.Value) {
-					keys = append(keys, strings.Trim(literal.Value, `"`))
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(source, func(node ast.Node) bool {
+			if clause, ok := node.(*ast.CaseClause); ok {
+				for _, value := range clause.List {
+					if literal, ok := value.(*ast.BasicLit); ok && regexp.MustCompile(`^"[A-Z][A-Za-z]+"$`).MatchString(literal.Value) {
+						keys = append(keys, strings.Trim(literal.Value, `"`))
+					}
 				}
 			}
-		}
-		return true
-	})
+			return true
+		})
+	}
 	slices.Sort(keys)
-	if diff := cmp.Diff(keys, matches(`(?m)^\.It Ic ([A-Za-z]+)=`, readFile(t, configManPage))); diff != "" {
-		t.Errorf("%s has other keys (-%s +it):\n%s", configManPage, configSource, diff)
+	if diff := cmp.Diff(slices.Compact(keys), matches(`(?m)^\.It Ic ([A-Za-z]+)=`, readFile(t, configManPage))); diff != "" {
+		t.Errorf("%s has other keys (-%s +it):\n%s", configManPage, configSources, diff)
 	}
 }
 

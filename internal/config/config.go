@@ -48,6 +48,8 @@ type Config struct {
 	Exclude         []string // Exclude=: leave these out of the target
 	RequestedBy     string   // RequestedBy=, in requests only: who asked
 	Revision        string   // Revision=, in requests only: what was asked for, before it was resolved to a commit
+	LeaveStaged     bool     // LeaveStaged=, in requests only: do not touch what is staged; the one who asks has found it there
+	Auto            Auto
 	Warnings        []string
 }
 
@@ -151,6 +153,9 @@ func (c *Config) parse(file io.Reader, path string, isRequest bool) error {
 var errUnknown = errors.New("unknown key")
 
 func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
+	if option.Section == "Auto" && !isRequest {
+		return c.Auto.set(option.Name, option.Value)
+	}
 	if option.Section != "Apply" {
 		return errUnknown
 	}
@@ -185,6 +190,11 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 			return errUnknown
 		}
 		c.Revision = option.Value
+	case "LeaveStaged":
+		if !isRequest {
+			return errUnknown
+		}
+		c.LeaveStaged, err = parseBool(option.Value)
 	default:
 		return errUnknown
 	}
@@ -214,6 +224,7 @@ func parseBool(s string) (bool, error) {
 type Request struct {
 	Allow             Allow
 	Transient         bool
+	LeaveStaged       bool
 	Packages, Exclude []string // at most one of them; names or patterns, without blanks
 	RequestedBy       string
 	Revision          string
@@ -250,6 +261,9 @@ func (r Request) encode() ([]byte, error) {
 	}
 	if r.Revision != "" {
 		options = append(options, unit.NewUnitOption("Apply", "Revision", r.Revision))
+	}
+	if r.LeaveStaged {
+		options = append(options, unit.NewUnitOption("Apply", "LeaveStaged", "yes"))
 	}
 	for _, option := range options {
 		if strings.ContainsAny(option.Value, "\r\n") || strings.HasSuffix(option.Value, `\`) || len(option.Value) > maxValue {

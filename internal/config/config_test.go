@@ -85,12 +85,12 @@ func TestPrecedenceIsSystemds(t *testing.T) {
 }
 
 func TestUnknownKeysAreWarnedOf(t *testing.T) {
-	d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\nAlow=additive\nRequestedBy=not in a file\nRevision=neither\n[Other]\nAllow=force\n"})
+	d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\nAlow=additive\nRequestedBy=not in a file\nRevision=neither\nLeaveStaged=yes\n[Other]\nAllow=force\n"})
 	got, err := d.Load("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Warnings) != 4 || !strings.Contains(got.Warnings[0], "Alow=") || got.Allow != Replace {
+	if len(got.Warnings) != 5 || !strings.Contains(got.Warnings[0], "Alow=") || got.Allow != Replace {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -108,14 +108,14 @@ func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
 func TestRequestIsReadAsItWasWritten(t *testing.T) {
 	d := machine(t, nil)
 	path := filepath.Join(d.Root, "request")
-	if err := WriteRequest(path, Request{Allow: Additive, Transient: true, RequestedBy: "somebody", Revision: "debian:stable"}); err != nil {
+	if err := WriteRequest(path, Request{Allow: Additive, Transient: true, LeaveStaged: true, RequestedBy: "somebody", Revision: "debian:stable"}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := d.Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Config{Allow: Additive, Transient: true, RequestedBy: "somebody", Revision: "debian:stable"}
+	want := &Config{Allow: Additive, Transient: true, LeaveStaged: true, RequestedBy: "somebody", Revision: "debian:stable"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}

@@ -14,9 +14,10 @@ import (
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// ensureNextBoot makes the next boot lead to the target, unless the application is to be transient.
+// ensureNextBoot makes the next boot lead to the target, unless the application is to be transient, or is of what somebody else has staged: if that is not
+// staged any more, something else is wanted meanwhile.
 func (p *preparation) ensureNextBoot(ctx context.Context) error {
-	if p.plan.Transient {
+	if p.plan.Transient || p.config.LeaveStaged {
 		return nil
 	}
 	next, err := p.NextBoot()

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/auto"
 	"github.com/liveapply/liveapply/internal/phase"
 )
 
@@ -38,6 +39,9 @@ var verbs = []verb{
 	{"reset-record", false, func(m *phase.Machine) phase.Phase { return m.ResetRecord }},
 	{"etc-revert", false, func(m *phase.Machine) phase.Phase { return m.EtcRevert }},
 	{"recover", false, func(m *phase.Machine) phase.Phase { return m.Recover }},
+	{"staged", false, func(m *phase.Machine) phase.Phase {
+		return func(ctx context.Context, _ string) error { return auto.Run(ctx, m) }
+	}},
 }
 
 func main() {

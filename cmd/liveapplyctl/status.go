@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/auto"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
@@ -35,7 +36,7 @@ func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if *asJSON {
 			return json.NewEncoder(os.Stdout).Encode(stamp)
 		}
-		shown, err := lookAround(machine, stamp)
+		shown, err := lookAround(ctx, machine, stamp)
 		if err != nil {
 			return err
 		}
@@ -53,6 +54,9 @@ type situation struct {
 	last  *state.Entry      // of the history; nil if there is none
 	about map[ostree.Checksum]about
 	doing string // what the phase under way says of itself; empty if there is none, or it says nothing
+	waits string // why what is staged is not applied without a person
+	// updateFailed tells that the last attempt to fetch an update has.
+	updateFailed bool
 }
 
 // doing asks the unit of the phase under way what it does. Which unit that is, only root can know for sure.
@@ -81,9 +85,12 @@ type about struct {
 	made    time.Time
 }
 
-func lookAround(machine *phase.Machine, stamp *state.Stamp) (*situation, error) {
-	s := &situation{stamp: stamp, about: map[ostree.Checksum]about{}}
+func lookAround(ctx context.Context, machine *phase.Machine, stamp *state.Stamp) (*situation, error) {
+	s := &situation{stamp: stamp, about: map[ostree.Checksum]about{}, waits: whyNotAutomatic(ctx, machine)}
 	var err error
+	if s.updateFailed, err = services.HasFailed(ctx, updateUnit); err != nil {
+		return nil, err
+	}
 	if s.next, err = machine.NextBoot(); err != nil {
 		return nil, err
 	}
@@ -105,6 +112,18 @@ func lookAround(machine *phase.Machine, stamp *state.Stamp) (*situation, error) 
 		}
 	}
 	return s, nil
+}
+
+// updateUnit fetches updates.
+const updateUnit = "liveapply-update.service"
+
+// whyNotAutomatic says why what is staged is not applied without a person; "" if it is, if nothing is staged, or if whoever asks may not know.
+func whyNotAutomatic(ctx context.Context, machine *phase.Machine) string {
+	decision, err := auto.Decide(ctx, machine, time.Now())
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err.Error()
+	}
+	return decision.Why
 }
 
 // aboutCommit reads a commit, which may be gone from the repo, or be closed to the user who asks.
@@ -181,6 +200,12 @@ func (s *situation) fields(now time.Time) []field {
 		fields = append(fields, field{"Under way", yellow, s.underWay()})
 	} else {
 		fields = append(fields, field{"Next boot", plain, s.nextBoot()})
+	}
+	if s.waits != "" && stamp.Phase == "" {
+		fields = append(fields, field{"Stays staged", yellow, []string{printable(s.waits)}})
+	}
+	if s.updateFailed {
+		fields = append(fields, field{"Updates", red, []string{"the last attempt failed, see systemctl status " + updateUnit}})
 	}
 	if len(stamp.RebootRequired) > 0 {
 		fields = append(fields, field{"Reboot for", yellow, []string{strings.Join(stamp.RebootRequired, ", ")}})

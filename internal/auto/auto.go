@@ -1,0 +1,157 @@
+// Package auto applies what somebody has staged, without a person, as far as [Auto] of liveapply.conf allows it.
+package auto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Unit is what runs [Run], by the name under which the history knows it.
+const Unit = "liveapply-staged.service"
+
+// Decision is whether a staged deployment is applied. There is nothing to decide if Commit is zero.
+type Decision struct {
+	Commit ostree.Checksum
+	Allow  config.Allow // the policy under which it is applied
+	Why    string       // it is not; empty if it is
+}
+
+// Decide looks at what is staged now. It only reads.
+func Decide(ctx context.Context, machine *phase.Machine, now time.Time) (Decision, error) {
+	commit, locked, err := staged(machine)
+	if err != nil || commit.IsZero() {
+		return Decision{}, err
+	}
+	c, err := machine.Config.LoadAuto()
+	if err != nil {
+		return Decision{Commit: commit}, err
+	}
+	entries, err := machine.State.Entries()
+	if err != nil {
+		return Decision{Commit: commit}, err
+	}
+	d := Decision{Commit: commit}
+	allow, ok := c.AutoAllow()
+	switch against := verdict(entries, commit); {
+	case !ok:
+		d.Why = "applying without a person is switched off (Apply=no in liveapply.conf, or liveapply.auto=no)"
+	case locked:
+		d.Why = "its finalization is locked (ostree admin lock-finalization)"
+	case against != "":
+		d.Why = against
+	default:
+		d.Allow = allow
+		d.Why, err = outside(ctx, c.Auto.Windows, now)
+	}
+	return d, err
+}
+
+// staged returns the commit of the staged deployment that there is something to decide about; the zero one if there is none. What liveapply
+// itself has staged was asked for by a person, and is live, or about to be.
+func staged(machine *phase.Machine) (commit ostree.Checksum, locked bool, err error) {
+	deployment, found, err := machine.Sysroot.Staged()
+	if err != nil || !found || deployment.OSName != machine.Booted.OSName {
+		return ostree.Checksum{}, false, err
+	}
+	own, err := machine.State.Staging()
+	if err != nil && !errors.Is(err, state.ErrDamaged) { // then, what is staged is somebody else's
+		return ostree.Checksum{}, false, err
+	}
+	live, err := machine.Live()
+	if err != nil {
+		return ostree.Checksum{}, false, err
+	}
+	switch deployment.Commit {
+	case own.Commit, live, machine.Booted.Commit:
+		return ostree.Checksum{}, false, nil
+	}
+	return deployment.Commit, deployment.Locked, nil
+}
+
+// verdict says what the history has against applying a commit once more; nothing is "". A person who applies it changes that.
+func verdict(entries []state.Entry, commit ostree.Checksum) string {
+	last := lastOf(entries, commit)
+	switch {
+	case last != nil && last.Target == commit && last.Result == state.Applied && last.Partial != nil:
+		return "only a part of it was applied before: " + last.Partial.String()
+	case last == nil || last.Target == commit && last.Result == state.Applied:
+		return ""
+	case last.Target == commit:
+		return fmt.Sprintf("it was %s before: %s", strings.ReplaceAll(string(last.Result), "-", " "), last.Reason)
+	}
+	return "it was live before, and was left by " + describe(last)
+}
+
+// lastOf returns the last transaction that made a commit live, or was to, or led from it to another; nil if there is none.
+func lastOf(entries []state.Entry, commit ostree.Checksum) *state.Entry {
+	for i := len(entries) - 1; i >= 0; i-- {
+		led := entries[i].Result == state.Applied || entries[i].Result == state.Reset
+		if entries[i].Target == commit || led && entries[i].From == commit {
+			return &entries[i]
+		}
+	}
+	return nil
+}
+
+func describe(e *state.Entry) string {
+	if e.Result == state.Reset {
+		return "a reset"
+	}
+	return "an application of commit " + e.Target.String()
+}
+
+// Run applies what is staged, if it is to be, and what is staged meanwhile: systemd watches for that only when this has ended. A commit that is
+// refused stays staged, which is no failure; one that had to be rolled back is.
+func Run(ctx context.Context, machine *phase.Machine) error {
+	var tried ostree.Checksum
+	var failed error
+	for {
+		d, err := Decide(ctx, machine, time.Now())
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		if d.Why != "" {
+			fmt.Printf("commit %s stays staged: %s\n", d.Commit, d.Why)
+		}
+		if d.Commit.IsZero() || d.Why != "" || d.Commit == tried {
+			return failed
+		}
+		tried = d.Commit
+		failed = apply(ctx, machine, d)
+	}
+}
+
+// apply applies a commit and waits for the end.
+func apply(ctx context.Context, machine *phase.Machine, d Decision) error {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	request := config.Request{Allow: d.Allow, LeaveStaged: true, RequestedBy: Unit}
+	if err := config.WriteRequest(machine.State.RequestPath(d.Commit), request); err != nil {
+		return err
+	}
+	failure := systemd.Run(ctx, services.ApplyUnit(d.Commit.String()))
+	if failure == nil {
+		return nil
+	}
+	entries, err := machine.State.Entries()
+	if err != nil {
+		return errors.Join(failure, err)
+	}
+	if last := lastOf(entries, d.Commit); last == nil || last.Target != d.Commit || last.Result != state.Refused {
+		return failure
+	}
+	// Nothing has changed, and nobody waits for it: no unit has to stay failed until somebody looks.
+	return systemd.ResetFailed(ctx, d.Commit.String())
+}

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -34,20 +36,20 @@ func historyCommand(flags *pflag.FlagSet) func(context.Context, []string) error 
 		if *asJSON {
 			return json.NewEncoder(os.Stdout).Encode(entries)
 		}
-		return printHistory(openScreen(os.Stdout), entries)
+		return printHistory(openScreen(os.Stdout), entries, bootedCommit())
 	}
 }
 
 // printHistory shows what a terminal has room for, and all in a pipe.
-func printHistory(out screen, entries []state.Entry) error {
+func printHistory(out screen, entries []state.Entry, booted ostree.Checksum) error {
 	var text strings.Builder
 	switch {
 	case len(entries) == 0:
 		fmt.Fprintln(&text, "There was no transaction yet.")
 	case out.isTerminal():
-		shortHistory(out, entries).print(out, &text)
+		shortHistory(out, entries, booted).print(out, &text)
 	default:
-		fullHistory(entries).print(out, &text)
+		fullHistory(entries, booted).print(out, &text)
 	}
 	_, err := fmt.Fprint(out, text.String())
 	return err
@@ -59,13 +61,14 @@ const (
 	shortCommit      = 12
 )
 
-func shortHistory(out screen, entries []state.Entry) table {
+func shortHistory(out screen, entries []state.Entry, booted ostree.Checksum) table {
 	t := table{columns: []column{{"STARTED", false}, {"TRANSACTION", false}, {"COMMIT", false}, {"RESULT", false}, {"TOOK", true}, {"REQUESTED BY", false}}}
-	for _, e := range entries {
+	mark := lastApplied(entries, booted)
+	for i, e := range entries {
 		t.rows = append(t.rows, row{
 			cells: []cell{
 				{e.Started.Local().Format(time.DateTime), plain}, {out.short(e.Transaction, shortTransaction), dim},
-				{out.short(checksumText(e.Target), shortCommit), plain}, {string(e.Result), resultStyle(e.Result)}, {took(e), plain},
+				{out.short(checksumText(e.Target), shortCommit), plain}, {resultText(e, i == mark), resultStyle(e.Result)}, {took(e), plain},
 				{printable(e.RequestedBy), dim},
 			},
 			note: noteOf(e),
@@ -74,17 +77,45 @@ func shortHistory(out screen, entries []state.Entry) table {
 	return t
 }
 
-func fullHistory(entries []state.Entry) table {
+func fullHistory(entries []state.Entry, booted ostree.Checksum) table {
 	t := table{columns: []column{{"STARTED", false}, {"TRANSACTION", false}, {"FROM", false}, {"COMMIT", false}, {"RESULT", false}, {"TOOK", true},
 		{"REQUESTED BY", false}, {"ALLOW", false}, {"REASON", false}}}
-	for _, e := range entries {
+	mark := lastApplied(entries, booted)
+	for i, e := range entries {
 		t.rows = append(t.rows, row{cells: []cell{
 			{e.Started.Local().Format(time.DateTime), plain}, {e.Transaction, plain}, {checksumText(e.From), plain}, {checksumText(e.Target), plain},
-			{string(e.Result), plain}, {took(e), plain}, {orDash(printable(e.RequestedBy)), plain},
+			{resultText(e, i == mark), plain}, {took(e), plain}, {orDash(printable(e.RequestedBy)), plain},
 			{orDash(printable(e.Allow)), plain}, {orDash(noteOf(e).text), plain},
 		}})
 	}
 	return t
+}
+
+// bootedCommit is what the machine runs from; zero if that is not known.
+func bootedCommit() ostree.Checksum {
+	machine, err := phase.Open()
+	if err != nil {
+		return ostree.Checksum{}
+	}
+	return machine.Booted.Commit
+}
+
+// lastApplied finds the transaction that made a commit live last; -1 if none has.
+func lastApplied(entries []state.Entry, commit ostree.Checksum) int {
+	for i, e := range slices.Backward(entries) {
+		if e.Result == state.Applied && e.Target == commit && e.Partial == nil {
+			return i
+		}
+	}
+	return -1
+}
+
+// resultText is how a transaction ended, and whether the machine has booted into what it made live.
+func resultText(e state.Entry, booted bool) string {
+	if booted {
+		return string(e.Result) + ", booted"
+	}
+	return string(e.Result)
 }
 
 // checksumText is a checksum; a transaction that failed early does not know all of them.

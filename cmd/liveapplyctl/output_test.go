@@ -98,7 +98,7 @@ func withoutStyles(text string) string {
 func TestHistoryFitsATerminalAndIsCompleteInAPipe(t *testing.T) {
 	entries := aHistory(t)
 	var onTerminal, inPipe bytes.Buffer
-	if err := errors.Join(printHistory(terminal(&onTerminal, 80), entries), printHistory(pipe(&inPipe), entries)); err != nil {
+	if err := errors.Join(printHistory(terminal(&onTerminal, 80), entries, ostree.Checksum{}), printHistory(pipe(&inPipe), entries, ostree.Checksum{})); err != nil {
 		t.Fatal(err)
 	}
 	requireFits(t, onTerminal.String(), 80)

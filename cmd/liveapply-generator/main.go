@@ -1,5 +1,5 @@
 // Command liveapply-generator is a systemd.generator(7): it makes, at boot and at every daemon-reload, what depends on the state of
-// the machine. Where nothing was booted from OSTree, that is nothing.
+// the machine and on liveapply.conf. Where nothing was booted from OSTree, or with liveapply=off on the kernel command line, that is nothing.
 package main
 
 import (
@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/liveapply/liveapply/internal/config"
 )
 
 // unitDir is where the units are installed; set by the build.
@@ -33,7 +35,13 @@ func generate(root, dir string) error {
 	if err != nil {
 		return fmt.Errorf("looking for what was booted: %w", err)
 	}
-	return recoverAtBoot(root, dir)
+	configuration := config.System
+	configuration.Root = root
+	if off, err := configuration.IsOff(); off || err != nil {
+		return err
+	}
+	// What a power cut left is recovered whatever the configuration says.
+	return errors.Join(recoverAtBoot(root, dir), automatic(configuration, dir))
 }
 
 // recoverAtBoot has liveapply-recover.service started if an earlier boot has left something to recover.
@@ -42,17 +50,19 @@ func recoverAtBoot(root, dir string) error {
 	if err != nil || len(leftovers) == 0 {
 		return err
 	}
-	return want(dir, "sysinit.target", "liveapply-recover.service")
+	return want(dir, "sysinit.target", filepath.Join(unitDir, "liveapply-recover.service"))
 }
 
-// want has a unit started with another one.
+// want has a unit started with another one. One that an administrator has masked is not started all the same: systemd takes what the
+// link is called, and looks that up in /etc first.
 func want(dir, by, unit string) error {
 	wants := filepath.Join(dir, by+".wants")
-	if err := os.MkdirAll(wants, 0o755); err != nil {
-		return fmt.Errorf("having %s started: %w", unit, err)
+	err := os.MkdirAll(wants, 0o755)
+	if err == nil {
+		err = os.Symlink(unit, filepath.Join(wants, filepath.Base(unit)))
 	}
-	if err := os.Symlink(filepath.Join(unitDir, unit), filepath.Join(wants, unit)); err != nil {
-		return fmt.Errorf("having %s started: %w", unit, err)
+	if err != nil {
+		return fmt.Errorf("having %s started: %w", filepath.Base(unit), err)
 	}
 	return nil
 }

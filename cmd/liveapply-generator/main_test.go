@@ -1,55 +1,113 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
+const (
+	bootedFlag = "run/ostree-booted"
+	leftover   = "ostree/deploy/debian/backing/c0ffee.0/liveapply/etc"
+	conf       = "etc/liveapply/liveapply.conf"
+)
+
+// system writes the files of a system below a root of their own.
+func system(t *testing.T, files map[string]string) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// made lists what is below a directory: the target of each link, and the content of each file.
+func made(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name := strings.TrimPrefix(path, dir+"/")
+		if entry.Type() == fs.ModeSymlink {
+			found[name], err = os.Readlink(path)
+			return err
+		}
+		content, err := os.ReadFile(path)
+		found[name] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
 func TestGenerate(t *testing.T) {
-	const left = "ostree/deploy/debian/backing/c0ffee.0/liveapply"
-	for _, test := range []struct {
-		name  string
-		files []string
-		want  bool
+	staged := map[string]string{"paths.target.wants/liveapply-staged.path": unitDir + "/liveapply-staged.path"}
+	recovers := map[string]string{"sysinit.target.wants/liveapply-recover.service": unitDir + "/liveapply-recover.service"}
+	for name, test := range map[string]struct {
+		files map[string]string
+		want  []map[string]string
+		err   string
 	}{
-		{"not booted from OSTree", []string{left + "/layers"}, false},
-		{"nothing to recover", []string{"run/ostree-booted", "ostree/deploy/debian/backing/c0ffee.0/work"}, false},
-		{"something to recover", []string{"run/ostree-booted", left + "/etc"}, true},
+		"not booted from OSTree":              {files: map[string]string{leftover: "", conf: "[Auto]\nUpdate=yes\n"}},
+		"by default":                          {files: map[string]string{bootedFlag: "", "proc/cmdline": "quiet"}, want: []map[string]string{staged}},
+		"switched off":                        {files: map[string]string{bootedFlag: "", "proc/cmdline": "liveapply=off", leftover: "", conf: "[Auto]\nUpdate=yes\n"}},
+		"something to recover":                {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: ""}, want: []map[string]string{staged, recovers}},
+		"nothing without a person":            {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nWindow=daily 1h\n"}},
+		"nothing, by the kernel command line": {files: map[string]string{bootedFlag: "", "proc/cmdline": "liveapply.auto=no"}},
+		"a bad configuration": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: "", conf: "[Auto]\nUpdate=yes\nWindow=daily\n"},
+			want: []map[string]string{recovers}, err: "Window=daily"},
+		"windows": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nWindow=Sat..Sun 02:00 4h\nWindow=*-*-1 1h\n"},
+			want: []map[string]string{staged, {
+				"timers.target.wants/liveapply-window.timer": "../liveapply-window.timer",
+				"liveapply-window.timer": "[Unit]\nDescription=Apply what is staged when a window begins\nDocumentation=man:liveapply.conf(5)\n\n" +
+					"[Timer]\nUnit=liveapply-staged.service\nAccuracySec=1s\nOnCalendar=Sat..Sun 02:00\nOnCalendar=*-*-1\n",
+			}}},
+		"updates": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nUpdate=yes\n"},
+			want: []map[string]string{{"timers.target.wants/liveapply-update.timer": unitDir + "/liveapply-update.timer"}}},
+		"when and how updates are fetched": {files: map[string]string{bootedFlag: "", "proc/cmdline": "",
+			conf: "[Auto]\nApply=no\nOnCalendar=Mon 03:00\nOnCalendar=Tue 03:00\nRandomizedDelaySec=2h\nPersistent=no\nUpdateCommand=rpm-ostree upgrade %H\n"},
+			want: []map[string]string{{
+				"liveapply-update.timer.d/10-liveapply.conf":   "[Timer]\nOnCalendar=\nOnCalendar=Mon 03:00\nOnCalendar=Tue 03:00\nRandomizedDelaySec=2h\nPersistent=no\n",
+				"liveapply-update.service.d/10-liveapply.conf": "[Service]\nExecStart=\nExecStart=rpm-ostree upgrade %H\n",
+			}}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			root, dir := t.TempDir(), t.TempDir()
-			for _, file := range test.files {
-				if err := os.MkdirAll(filepath.Join(root, file), 0o755); err != nil {
-					t.Fatal(err)
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			err := generate(system(t, test.files), dir)
+			if (err != nil) != (test.err != "") || err != nil && !strings.Contains(err.Error(), test.err) {
+				t.Errorf("got %v, want %q", err, test.err)
+			}
+			want := map[string]string{}
+			for _, part := range test.want {
+				for name, content := range part {
+					want[name] = content
 				}
 			}
-			if err := generate(root, dir); err != nil {
-				t.Fatal(err)
-			}
-			link := filepath.Join(dir, "sysinit.target.wants/liveapply-recover.service")
-			if target, err := os.Readlink(link); test.want && (err != nil || target != filepath.Join(unitDir, "liveapply-recover.service")) {
-				t.Errorf("%s leads to %q (%v)", link, target, err)
-			}
-			if made, err := os.ReadDir(dir); err != nil || len(made) > 0 != test.want {
-				t.Errorf("made %v (%v)", made, err)
+			if diff := cmp.Diff(want, made(t, dir)); diff != "" {
+				t.Errorf("made (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
 func TestGenerateFailsWithoutItsDirectory(t *testing.T) {
-	root := t.TempDir()
-	for _, file := range []string{"run/ostree-booted", "ostree/deploy/debian/backing/c0ffee.0/liveapply"} {
-		if err := os.MkdirAll(filepath.Join(root, file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	dir := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(dir, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := generate(root, dir); err == nil {
+	root := system(t, map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: "", "file": ""})
+	if err := generate(root, filepath.Join(root, "file")); err == nil {
 		t.Error("no error")
 	}
 }

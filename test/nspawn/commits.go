@@ -55,7 +55,7 @@ func (l *Lab) Derive(t TB, parent string, edit func(*Tree)) string {
 	return l.commit(t, parent, time.Minute, "--parent="+parent, "--link-checkout-speedup", "--tree=dir="+tree.dir)
 }
 
-// commit makes a commit that is younger than another by age, and returns its checksum.
+// commit makes a commit that is younger than another by age, and returns its checksum. It may be pulled by any ref.
 func (l *Lab) commit(t TB, base string, age time.Duration, args ...string) string {
 	t.Helper()
 	made, ok := l.times[base]
@@ -63,9 +63,26 @@ func (l *Lab) commit(t TB, base string, age time.Duration, args ...string) strin
 		t.Fatalf("commit %s is not one of this Lab's", base)
 	}
 	made = made.Add(age)
-	commit := must(t, "ostree", append([]string{"--repo=" + l.repo(), "commit", "--orphan", timestamp(made)}, args...)...)
+	commit := must(t, "ostree", append([]string{"--repo=" + l.repo(), "commit", "--orphan", "--no-bindings", timestamp(made)}, args...)...)
 	l.times[commit] = made
 	return commit
+}
+
+// Release makes a commit the newest one of a branch in the repo that machines pull from, and returns that repo's directory. It is an archive, which
+// can be served over HTTP, and is shared by all tests.
+func (l *Lab) Release(t TB, branch, commit string) (dir string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	dir = filepath.Join(l.run, "remote")
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		must(t, "ostree", "--repo="+dir, "init", "--mode=archive")
+		must(t, "ostree", "--repo="+dir, "config", "set", "core.fsync", "false")
+		must(t, "ostree", "--repo="+dir, "config", "set", "archive.zlib-level", "1")
+	}
+	must(t, "ostree", "--repo="+dir, "pull-local", l.repo(), commit)
+	must(t, "ostree", "--repo="+dir, "refs", "--force", "--create="+branch, commit)
+	return dir
 }
 
 // Checkout returns a directory with the files of a commit as ostree checkout makes them, to compare with.

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // commandLimit is how long a command inside a machine may take.
@@ -180,6 +183,32 @@ func (m *Machine) Journal(args ...string) string {
 	m.t.Helper()
 	m.Run("journalctl", "--sync")
 	return m.Run("journalctl", append([]string{"--boot", "--no-pager", "--quiet"}, args...)...)
+}
+
+// Listen returns a listener in the machine's network, which is closed when the test ends: what it accepts, the test serves.
+func (m *Machine) Listen(address string) net.Listener {
+	m.t.Helper()
+	network, err := os.Open(filepath.Join("/proc", strconv.Itoa(m.pid), "ns/net"))
+	m.check(err)
+	defer network.Close()
+	type result struct {
+		listener net.Listener
+		err      error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this function
+		if err := unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, err}
+			return
+		}
+		listener, err := net.Listen("tcp", address)
+		done <- result{listener, err}
+	}()
+	r := <-done
+	m.check(r.err)
+	m.t.Cleanup(func() { r.listener.Close() })
+	return r.listener
 }
 
 // Mounts returns the machine's mount table.

@@ -35,6 +35,9 @@ type Options struct {
 	// then propagates onto itself, and MOVE_MOUNT_BENEATH is EINVAL. systemd-nspawn with --bind=+/usr
 	// makes such a machine; ostree-prepare-root makes a group of its own, the default here.
 	UsrInPeerGroupOfRoot bool
+	// Automatic has the machine apply what is staged without being asked. Otherwise liveapply.auto=no is on the kernel command line: most tests stage
+	// deployments to see what a person makes of them.
+	Automatic bool
 	// NspawnArgs are further arguments for systemd-nspawn, for example --bind=…
 	NspawnArgs []string
 }
@@ -92,6 +95,9 @@ func (m *Machine) For(t TB) *Machine { return &Machine{t, m.machine} }
 
 // Sysroot is the host's path of the physical root.
 func (m *Machine) Sysroot() string { return filepath.Join(m.dir, "sysroot") }
+
+// SetKernelArgs replaces those of [Options] from the next boot on.
+func (m *Machine) SetKernelArgs(args ...string) { m.options.KernelArgs = args }
 
 // Repo is the host's path of the machine's repo. It shares its objects with other repos by hard links, so
 // a test that damages one replaces or removes the file; see [Machine.ReplaceObject].
@@ -199,7 +205,11 @@ func (m *Machine) nextKernelArgs() []string {
 	if best == 0 {
 		m.t.Fatalf("%s has no boot loader entry", m.name)
 	}
-	return append(strings.Fields(options), m.options.KernelArgs...)
+	args := strings.Fields(options)
+	if !m.options.Automatic {
+		args = append(args, "liveapply.auto=no")
+	}
+	return append(args, m.options.KernelArgs...)
 }
 
 // bootedUsr returns the /usr of the deployment that the kernel argument ostree= names.

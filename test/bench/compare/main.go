@@ -17,7 +17,7 @@ import (
 )
 
 // parts are what can be measured, in this order.
-var parts = []string{"usr", "trees", "machine"}
+var parts = []string{"usr", "trees", "machine", "generator"}
 
 // How often each thing is measured, after one round that is not counted.
 const (
@@ -56,7 +56,7 @@ func parse(args []string) (options, error) {
 	flags := pflag.NewFlagSet("test/bench/run", pflag.ContinueOnError)
 	quick := flags.Bool("quick", false, fmt.Sprintf("%d rounds", quickRounds))
 	flags.IntVar(&o.rounds, "rounds", usualRounds, "how often each thing is measured")
-	flags.StringSliceVar(&o.only, "only", parts, "parts to measure: /usr, reading two trees, the whole inside a machine")
+	flags.StringSliceVar(&o.only, "only", parts, "parts to measure: /usr, reading two trees, the whole inside a machine, the generator there")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -91,6 +91,8 @@ func (b *bench) part(name string) section {
 		return b.usr(append(b.debian().updates(), b.generated().update()))
 	case "trees":
 		return b.trees(b.generated())
+	case "generator":
+		return b.generator(b.debian())
 	default:
 		return b.inside(b.debian())
 	}

@@ -163,6 +163,18 @@ Last failure: refused, of 2026-11-21 12:00:00: systemd-tmpfiles: this has
               failed, for a reason that is too long for one line of a terminal
               of 80 columns
 `},
+		"something waits, and an update failed": {
+			situation{stamp: state.NewStamp(ostree.Deployment{Commit: booted}), next: ostree.Deployment{Commit: staged},
+				waits: "it waits for the window that begins at 2026-11-28 02:00:00", updateFailed: true},
+			`○ The booted tree is live
+      Booted: <a>
+              version 13.1, of 2026-11-19 12:00:00
+   Next boot: <c>
+              (liveapplyctl apply makes it live now)
+Stays staged: it waits for the window that begins at 2026-11-28 02:00:00
+     Updates: the last attempt failed, see systemctl status
+              liveapply-update.service
+`},
 		"applied": {
 			situation{stamp: &applied, next: ostree.Deployment{Commit: live}},
 			`● A commit is live
@@ -430,5 +442,21 @@ func TestHistoryAsJSONIsAnArray(t *testing.T) {
 	}
 	if text, err := json.Marshal(entries); err != nil || string(text) != "[]" {
 		t.Errorf("got %s, %v", text, err)
+	}
+}
+
+func TestHistoryTellsWhatWasBooted(t *testing.T) {
+	booted, other := checksum(t, "a"), checksum(t, "b")
+	entries := []state.Entry{
+		{Target: booted, Result: state.Applied}, {Target: booted, Result: state.Applied}, {Target: booted, Result: state.Refused}, {Target: other, Result: state.Applied},
+	}
+	var text bytes.Buffer
+	if err := printHistory(pipe(&text), entries, booted); err != nil {
+		t.Fatal(err)
+	}
+	for i, line := range strings.Split(strings.TrimSpace(text.String()), "\n")[1:] {
+		if got, want := strings.Contains(line, "applied, booted"), i == 1; got != want {
+			t.Errorf("transaction %d is booted: %v, want %v", i+1, got, want)
+		}
 	}
 }

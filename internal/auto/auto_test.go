@@ -1,6 +1,7 @@
 package auto
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -104,7 +105,7 @@ func TestNextWindowIsTold(t *testing.T) {
 func TestBadWindowIsAnError(t *testing.T) {
 	for _, window := range []config.Window{{Calendar: "sometimes", Length: "4h"}, {Calendar: "daily", Length: "long"}, {Calendar: "--help", Length: "4h"}} {
 		_, err := outside(t.Context(), []config.Window{window}, time.Now())
-		if err == nil || !strings.HasPrefix(err.Error(), "Window="+window.String()+": Failed to parse ") {
+		if err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("the window %q: Failed to parse ", window)) {
 			t.Errorf("%v: got %v", window, err)
 		}
 	}

@@ -22,7 +22,7 @@ func outside(ctx context.Context, windows []config.Window, now time.Time) (strin
 	for _, window := range windows {
 		length, err := timeSpan(ctx, window.Length)
 		if err != nil {
-			return "", fmt.Errorf("Window=%s: %w", window, err)
+			return "", fmt.Errorf("the window %q: %w", window, err)
 		}
 		// It is open if it began within its length before now. systemd knows of summer time what there is to know.
 		begin, err := nextElapse(ctx, window.Calendar, now.Add(-length))
@@ -30,7 +30,7 @@ func outside(ctx context.Context, windows []config.Window, now time.Time) (strin
 			begin, err = nextElapse(ctx, window.Calendar, now)
 		}
 		if err != nil {
-			return "", fmt.Errorf("Window=%s: %w", window, err)
+			return "", fmt.Errorf("the window %q: %w", window, err)
 		}
 		if !begin.IsZero() && !begin.After(now) {
 			return "", nil

@@ -24,6 +24,7 @@ RequireSignature=true
 // What is taken from a file is what its lines say.
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(sample))
+	f.Add([]byte("[Auto]\nApply=replace\nWindow=Sat..Sun 02:00 4h\nWindow= \\\n 1h\nFleetLock=https://fleet\nUpdateCommand=a\\\n b\n"))
 	f.Add([]byte("[Apply]\nAllow=force\nRequestedBy=x \\\n y\n[Other]\nA=b\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, isRequest := range []bool{false, true} {
@@ -35,6 +36,14 @@ func FuzzConfig(f *testing.F) {
 			}
 			if !slices.Contains([]Allow{Additive, Replace, Force}, config.Allow) || !bytes.Contains(data, []byte(config.Allow)) && config.Allow != Replace {
 				t.Errorf("%q allows %q", data, config.Allow)
+			}
+			for _, value := range append([]string{config.Auto.UpdateCommand, config.Auto.RandomizedDelaySec}, config.Auto.OnCalendar...) {
+				if strings.ContainsAny(value, "\r\n") || strings.HasSuffix(value, `\`) {
+					t.Errorf("%q puts %q into a unit, which is more than a line", data, value)
+				}
+			}
+			if isRequest && !cmp.Equal(config.Auto, Auto{}) {
+				t.Errorf("the request %q changes what happens without a person", data)
 			}
 			if config.RequestedBy+config.Revision != "" && !isRequest {
 				t.Errorf("%q, which is no request, was requested by %q, as %q", data, config.RequestedBy, config.Revision)

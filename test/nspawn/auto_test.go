@@ -278,7 +278,7 @@ func TestWhatIsStagedWaitsForTheWindow(t *testing.T) {
 		// None that is one.
 		m.Write("/etc/liveapply/liveapply.conf", "[Auto]\nWindow=sometimes 4h\n")
 		equal(t, "exit status for a bad window", m.Try("systemctl", "start", "liveapply-staged.service").Code, 1)
-		requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"Stays staged: Window=sometimes 4h: Failed to parse calendar specification"})
+		requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{`Stays staged: the window "sometimes 4h": Failed to parse calendar specification`})
 	})
 }
 

@@ -4,8 +4,6 @@ package nspawn_test
 
 import (
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,8 +15,8 @@ func branch(t *testing.T) string {
 	return "test/" + strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())
 }
 
-// follow has a machine follow the branch of a test on a remote, which is served over HTTP in the machine's network. The handler is around the one that serves.
-func follow(t *testing.T, m *nspawn.Machine, commit string, around func(http.Handler) http.Handler) {
+// followServed has a machine follow the branch of a test on a remote, which is served over HTTP in the machine's network. The handler is around the one that serves.
+func followServed(t *testing.T, m *nspawn.Machine, commit string, around func(http.Handler) http.Handler) {
 	t.Helper()
 	dir := lab.Release(t, branch(t), commit)
 	handler := http.Handler(http.FileServer(http.Dir(dir)))
@@ -30,10 +28,7 @@ func follow(t *testing.T, m *nspawn.Machine, commit string, around func(http.Han
 	go server.Serve(listener) // until the test ends
 	t.Cleanup(func() { server.Close() })
 	m.Run("ostree", "remote", "add", "--repo=/sysroot/ostree/repo", "--no-gpg-verify", "lab", "http://"+listener.Addr().String())
-	origin := filepath.Join(m.Sysroot(), "ostree/deploy/debian/deploy", commit+".0.origin")
-	if err := os.WriteFile(origin, []byte("[origin]\nrefspec=lab:"+branch(t)+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	follow(t, m, commit, "lab:"+branch(t))
 }
 
 // release makes a commit with a file more the newest of the branch. The machine does not have it.
@@ -63,7 +58,7 @@ func updatingMachine(t *testing.T, suite nspawn.Suite) (m *nspawn.Machine, commi
 func TestTimerFetchesStagesAndApplies(t *testing.T) {
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := updatingMachine(t, suite)
-		follow(t, m, v1, nil)
+		followServed(t, m, v1, nil)
 		m.Run("systemctl", "start", "liveapply-update.timer")
 		waitFor(t, "an update that finds nothing", func() bool {
 			return strings.Contains(m.Journal("--unit=liveapply-update.service", "--output=cat"), "No update available")
@@ -85,7 +80,7 @@ func TestTimerFetchesStagesAndApplies(t *testing.T) {
 
 func TestUpdateIsOnlyStagedWithoutApply(t *testing.T) {
 	m, v1 := automaticMachine(t, nspawn.Trixie, "[Auto]\nApply=no\n")
-	follow(t, m, v1, nil)
+	followServed(t, m, v1, nil)
 	v2 := release(t, v1, "two")
 	m.Run("systemctl", "start", "liveapply-update.service")
 	requireSays(t, "ostree admin status", m.Run("ostree", "admin", "status"), []string{v2, "(staged)"})
@@ -98,7 +93,7 @@ func TestUpdateIsOnlyStagedWithoutApply(t *testing.T) {
 func TestFailedUpdateIsSeenAndTriedAgain(t *testing.T) {
 	m, v1 := updatingMachine(t, nspawn.Trixie)
 	away := make(chan struct{})
-	follow(t, m, v1, func(serve http.Handler) http.Handler {
+	followServed(t, m, v1, func(serve http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			select {
 			case <-away:

@@ -15,7 +15,7 @@ _liveapplyctl() {
 	local -A options=(
 		[status]='--json'
 		[diff]='--json'
-		[apply]='--allow= --force --packages= --except= --transient --dry-run --json --no-wait -q --quiet'
+		[apply]='--allow= --force --restart-services= --packages= --except= --transient --dry-run --json --no-wait -q --quiet'
 		[rollback]='--no-wait -q --quiet'
 		[reset]='--no-wait -q --quiet'
 		[history]='--json -n --lines='

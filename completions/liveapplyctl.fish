@@ -20,6 +20,7 @@ complete -c liveapplyctl -n '__fish_seen_subcommand_from diff' -a '(ostree refs 
 complete -c liveapplyctl -n __fish_use_subcommand -a apply -d 'Apply a commit to the running system'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l allow -x -a 'additive replace force' -d 'What kind of change may be applied'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l force -d 'Also another release, or an older commit'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l restart-services -x -a 'none changed rolling' -d 'What is done to services that run on replaced files'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l packages -x -d 'Apply only these packages'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l except -x -d 'Apply all but these packages'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from apply' -l transient -d 'Do not stage a deployment'

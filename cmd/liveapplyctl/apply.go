@@ -22,6 +22,7 @@ type applyOptions struct {
 	allow            string
 	force, transient bool
 	packages, except []string
+	restartServices  string
 	dryRun, asJSON   bool
 }
 
@@ -30,6 +31,7 @@ func declareApply(flags *pflag.FlagSet) *applyOptions {
 	flags.StringVar(&o.allow, "allow", "", "what `KIND` of change may be applied: additive, replace, force (default from liveapply.conf)")
 	flags.BoolVar(&o.force, "force", false, "the same as --allow=force: also another release, or an older commit")
 	flags.BoolVar(&o.transient, "transient", false, "do not stage a deployment: the next boot leads where it would have led before")
+	flags.StringVar(&o.restartServices, "restart-services", "", "`HOW` services that run on replaced files are restarted: none, changed, rolling")
 	flags.StringSliceVar(&o.packages, "packages", nil, "apply only these `PACKAGES`, and what they need; the rest stays as booted")
 	flags.StringSliceVar(&o.except, "except", nil, "apply all but these `PACKAGES`, which stay as booted")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "change nothing, and show what would be done, or why it would be refused")
@@ -76,6 +78,11 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 func (o *applyOptions) request() (config.Request, error) {
 	request := config.Request{Transient: o.transient, Packages: o.packages, Exclude: o.except, RequestedBy: requester()}
 	var err error
+	if o.restartServices != "" {
+		if request.RestartServices, err = config.ParseRestartServices(o.restartServices); err != nil {
+			return request, fmt.Errorf("--restart-services: %w", err)
+		}
+	}
 	switch {
 	case len(o.packages) > 0 && len(o.except) > 0:
 		return request, errors.New("--packages and --except: give one of the two")
@@ -127,6 +134,7 @@ func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostr
 		s.say("Commit %s is live already.", named(target))
 		return errNothing
 	}
+	request.RequestedFrom = ownUnit(ctx)
 	if err := config.WriteRequest(machine.State.RequestPath(target), request); err != nil {
 		return err
 	}
@@ -140,6 +148,20 @@ func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostr
 		target: target,
 		done:   done,
 	})
+}
+
+// ownUnit is the unit that waits for the end, and must not be restarted before; "" if that is not known.
+func ownUnit(ctx context.Context) string {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return ""
+	}
+	defer systemd.Close()
+	unit, err := systemd.UnitOf(ctx, uint32(os.Getpid()))
+	if err != nil {
+		return ""
+	}
+	return unit
 }
 
 // requester says who asks, for the history.

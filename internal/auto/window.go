@@ -2,15 +2,12 @@ package auto
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/services"
 )
 
 // outside says what is waited for if a time is in none of the windows; "" if it is in one, or there is none.
@@ -20,7 +17,7 @@ func outside(ctx context.Context, windows []config.Window, now time.Time) (strin
 	}
 	var next time.Time
 	for _, window := range windows {
-		length, err := timeSpan(ctx, window.Length)
+		length, err := services.TimeSpan(ctx, window.Length)
 		if err != nil {
 			return "", fmt.Errorf("the window %q: %w", window, err)
 		}
@@ -47,7 +44,7 @@ func outside(ctx context.Context, windows []config.Window, now time.Time) (strin
 
 // nextElapse returns when a calendar expression elapses first after a time; the zero time if never.
 func nextElapse(ctx context.Context, calendar string, after time.Time) (time.Time, error) {
-	output, err := analyze(ctx, "calendar", fmt.Sprintf("--base-time=@%d", after.Unix()), "--", calendar)
+	output, err := services.Analyze(ctx, "calendar", fmt.Sprintf("--base-time=@%d", after.Unix()), "--", calendar)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -65,29 +62,4 @@ func nextElapse(ctx context.Context, calendar string, after time.Time) (time.Tim
 		return time.Parse(time.DateTime, fields[1]+" "+fields[2])
 	}
 	return time.Time{}, fmt.Errorf("systemd-analyze calendar does not tell when %q elapses: %s", calendar, output)
-}
-
-// timeSpan parses a time span as systemd does.
-func timeSpan(ctx context.Context, span string) (time.Duration, error) {
-	output, err := analyze(ctx, "timespan", "--", span)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(output) {
-		if key, value, _ := strings.Cut(strings.TrimSpace(line), ": "); key == "μs" {
-			microseconds, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-			return time.Duration(microseconds) * time.Microsecond, err
-		}
-	}
-	return 0, fmt.Errorf("systemd-analyze timespan does not tell how long %q is: %s", span, output)
-}
-
-func analyze(ctx context.Context, verb string, args ...string) (string, error) {
-	command := exec.CommandContext(ctx, "systemd-analyze", append([]string{verb}, args...)...)
-	command.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0")
-	output, err := command.Output()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		return "", errors.New(strings.TrimSpace(string(exit.Stderr)))
-	}
-	return string(output), err
 }

@@ -40,17 +40,17 @@ func (s *Service) callerOf(ctx context.Context, message *dbus.Message) (caller, 
 	return c, nil
 }
 
-// describe says who asks, for the history.
-func (s *Service) describe(ctx context.Context, c caller) string {
-	who := fmt.Sprintf("D-Bus, uid %d", c.uid)
+// describe says who asks, for the history, and from which unit.
+func (s *Service) describe(ctx context.Context, c caller) (who, unit string) {
+	who = fmt.Sprintf("D-Bus, uid %d", c.uid)
 	if c.pid == 0 {
-		return who
+		return who, ""
 	}
 	// A unit cannot choose its name, as a process can. That the history is readable does not depend on it.
 	if unit, err := s.system.UnitOf(ctx, c.pid); err == nil && unit != "" {
-		who += " (" + unit + ")"
+		return who + " (" + unit + ")", unit
 	}
-	return who
+	return who, ""
 }
 
 // authorize refuses a caller who may not do what action names. Root may do all, also while there is no polkit. details are for the rules of

@@ -439,6 +439,7 @@ func TestJobsEndAsTheHistorySays(t *testing.T) {
 		if diff := cmp.Diff([]any{job, step.result, step.message}, all[len(all)-1].Body); diff != "" {
 			t.Errorf("step %d, %s: Finished (-want +got):\n%s", i, step.method, diff)
 		}
+		step.request.RequestedFrom = "lab.service"
 		started, request := system.take()
 		if started != step.unit {
 			t.Errorf("step %d, %s: started %s, want %s", i, step.method, started, step.unit)

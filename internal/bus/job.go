@@ -32,7 +32,7 @@ func (s *Service) accept(message *dbus.Message, c change) (dbus.ObjectPath, *dbu
 	if err := s.authorize(s.ctx, caller, c.action, c.details); err != nil {
 		return "", err
 	}
-	c.request.RequestedBy = s.describe(s.ctx, caller)
+	c.request.RequestedBy, c.request.RequestedFrom = s.describe(s.ctx, caller)
 	if c.action == actionRollback {
 		c.request.RequestedBy += ", rollback"
 	}

@@ -92,6 +92,12 @@ var options = map[string]func(*config.Request, any) (valid bool){
 		r.Transient, valid = value.(bool)
 		return valid
 	},
+	"RestartServices": func(r *config.Request, value any) bool {
+		word, _ := value.(string)
+		restart, err := config.ParseRestartServices(word)
+		r.RestartServices = restart
+		return err == nil
+	},
 	"Packages": func(r *config.Request, value any) (valid bool) {
 		r.Packages, valid = value.([]string)
 		return valid && len(r.Exclude) == 0

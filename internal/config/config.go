@@ -35,6 +35,25 @@ func ParseAllow(s string) (Allow, error) {
 	return "", fmt.Errorf("%q is none of additive, replace, force", s)
 }
 
+// RestartServices is what is done to services that run on files which were replaced.
+type RestartServices string
+
+// The values of RestartServices=.
+const (
+	RestartNone    RestartServices = "none"    // they are only told
+	RestartChanged RestartServices = "changed" // they are restarted at once
+	RestartRolling RestartServices = "rolling" // one after the other
+)
+
+// ParseRestartServices checks a value of RestartServices= or --restart-services=.
+func ParseRestartServices(s string) (RestartServices, error) {
+	switch r := RestartServices(s); r {
+	case RestartNone, RestartChanged, RestartRolling:
+		return r, nil
+	}
+	return "", fmt.Errorf("%q is none of none, changed, rolling", s)
+}
+
 // Config is what liveapply.conf says.
 type Config struct {
 	Allow         Allow // Allow=
@@ -43,14 +62,20 @@ type Config struct {
 	// RequireSignature=: apply only what is signed as the configuration of the remote that it is from asks for
 	RequireSignature bool
 	// PackageDatabase=: where a tree may have a dpkg database, before the usual places. Each one adds to the list, an empty one clears it.
-	PackageDatabase []string
-	Packages        []string // Packages=, in requests only: take only these, and what they need, out of the target
-	Exclude         []string // Exclude=: leave these out of the target
-	RequestedBy     string   // RequestedBy=, in requests only: who asked
-	Revision        string   // Revision=, in requests only: what was asked for, before it was resolved to a commit
-	LeaveStaged     bool     // LeaveStaged=, in requests only: do not touch what is staged; the one who asks has found it there
-	Auto            Auto
-	Warnings        []string
+	PackageDatabase  []string
+	RestartServices  RestartServices // RestartServices=
+	StartNewServices bool            // StartNewServices=: start units that are newly enabled
+	HealthTimeout    string          // HealthTimeout=: how long services that were restarted are watched, a time span of systemd.time(7)
+	// IgnoreUnits=, RestartUnits=, ReloadUnits=: patterns of units to which this, and nothing else, is done if they need it
+	IgnoreUnits, RestartUnits, ReloadUnits []string
+	Packages                               []string // Packages=, in requests only: take only these, and what they need, out of the target
+	Exclude                                []string // Exclude=: leave these out of the target
+	RequestedBy                            string   // RequestedBy=, in requests only: who asked
+	RequestedFrom                          string   // RequestedFrom=, in requests only: the unit that asked
+	Revision                               string   // Revision=, in requests only: what was asked for, before it was resolved to a commit
+	LeaveStaged                            bool     // LeaveStaged=, in requests only: do not touch what is staged; the one who asks has found it there
+	Auto                                   Auto
+	Warnings                               []string
 }
 
 // Dirs are where configuration is looked for, below Root; tests give their own.
@@ -67,10 +92,15 @@ var System = Dirs{
 	Main:   "liveapply.conf",
 }
 
+// defaults are what holds where no file says something.
+func defaults() *Config {
+	return &Config{Allow: Replace, RestartServices: RestartNone, HealthTimeout: "10s"}
+}
+
 // Load reads the configuration, and the request at path unless that is empty. A missing file is none; an unknown
 // key is a warning, as in systemd, and a bad value is an error: an administrator who forbids something means it.
 func (d Dirs) Load(request string) (*Config, error) {
-	config := &Config{Allow: Replace}
+	config := defaults()
 	files, err := d.files()
 	if err != nil {
 		return nil, err
@@ -168,6 +198,18 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 		c.VerifyContent, err = parseBool(option.Value)
 	case "RequireSignature":
 		c.RequireSignature, err = parseBool(option.Value)
+	case "RestartServices":
+		c.RestartServices, err = ParseRestartServices(option.Value)
+	case "StartNewServices":
+		c.StartNewServices, err = parseBool(option.Value)
+	case "HealthTimeout":
+		c.HealthTimeout = option.Value
+	case "IgnoreUnits":
+		c.IgnoreUnits = appendWords(c.IgnoreUnits, option.Value)
+	case "RestartUnits":
+		c.RestartUnits = appendWords(c.RestartUnits, option.Value)
+	case "ReloadUnits":
+		c.ReloadUnits = appendWords(c.ReloadUnits, option.Value)
 	case "PackageDatabase":
 		c.PackageDatabase = appendWords(c.PackageDatabase, option.Value)
 	case "Packages":
@@ -185,6 +227,11 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 			return errUnknown
 		}
 		c.RequestedBy = option.Value
+	case "RequestedFrom":
+		if !isRequest {
+			return errUnknown
+		}
+		c.RequestedFrom = option.Value
 	case "Revision":
 		if !isRequest {
 			return errUnknown
@@ -226,7 +273,9 @@ type Request struct {
 	Transient         bool
 	LeaveStaged       bool
 	Packages, Exclude []string // at most one of them; names or patterns, without blanks
+	RestartServices   RestartServices
 	RequestedBy       string
+	RequestedFrom     string
 	Revision          string
 }
 
@@ -258,6 +307,12 @@ func (r Request) encode() ([]byte, error) {
 	}
 	for _, name := range r.Exclude {
 		options = append(options, unit.NewUnitOption("Apply", "Exclude", name))
+	}
+	if r.RestartServices != "" {
+		options = append(options, unit.NewUnitOption("Apply", "RestartServices", string(r.RestartServices)))
+	}
+	if r.RequestedFrom != "" {
+		options = append(options, unit.NewUnitOption("Apply", "RequestedFrom", r.RequestedFrom))
 	}
 	if r.Revision != "" {
 		options = append(options, unit.NewUnitOption("Apply", "Revision", r.Revision))

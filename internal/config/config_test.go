@@ -1,6 +1,7 @@
 package config
 
 import (
+	gocmp "cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,11 +78,18 @@ func TestPrecedenceIsSystemds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(&test.want, got); diff != "" {
+			if diff := cmp.Diff(withDefaults(test.want), got); diff != "" {
 				t.Errorf("configuration (-want +got):\n%s", diff)
 			}
 		})
 	}
+}
+
+// withDefaults adds the defaults of what a test is not about.
+func withDefaults(c Config) *Config {
+	all := defaults()
+	c.RestartServices, c.HealthTimeout = gocmp.Or(c.RestartServices, all.RestartServices), gocmp.Or(c.HealthTimeout, all.HealthTimeout)
+	return &c
 }
 
 func TestUnknownKeysAreWarnedOf(t *testing.T) {
@@ -108,15 +116,17 @@ func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
 func TestRequestIsReadAsItWasWritten(t *testing.T) {
 	d := machine(t, nil)
 	path := filepath.Join(d.Root, "request")
-	if err := WriteRequest(path, Request{Allow: Additive, Transient: true, LeaveStaged: true, RequestedBy: "somebody", Revision: "debian:stable"}); err != nil {
+	if err := WriteRequest(path, Request{Allow: Additive, Transient: true, LeaveStaged: true, RestartServices: RestartRolling, RequestedBy: "somebody", RequestedFrom: "some.service", Revision: "debian:stable"}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := d.Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Config{Allow: Additive, Transient: true, LeaveStaged: true, RequestedBy: "somebody", Revision: "debian:stable"}
-	if diff := cmp.Diff(want, got); diff != "" {
+	want := Config{
+		Allow: Additive, Transient: true, LeaveStaged: true, RestartServices: RestartRolling, RequestedBy: "somebody", RequestedFrom: "some.service", Revision: "debian:stable",
+	}
+	if diff := cmp.Diff(withDefaults(want), got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
 	for name, by := range map[string]string{"a second line": "somebody\nAllow=force", "a line that goes on": `somebody\`, "a line that is too long": strings.Repeat("x", 2048)} {

@@ -62,7 +62,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add("", false, strings.Repeat("x", 3000), "")
 	f.Add("force", false, " a; b # c ", "stable^")
 	f.Fuzz(func(t *testing.T, allow string, transient bool, requestedBy, revision string) {
-		want := &Config{Allow: Replace, Transient: transient, RequestedBy: requestedBy, Revision: revision}
+		want := withDefaults(Config{Allow: Replace, Transient: transient, RequestedBy: requestedBy, Revision: revision})
 		request := Request{Transient: transient, RequestedBy: requestedBy, Revision: revision}
 		if allow != "" {
 			var err error
@@ -75,7 +75,7 @@ func FuzzRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		got := &Config{Allow: Replace}
+		got := defaults()
 		if err := got.parse(bytes.NewReader(content), "request", true); err != nil {
 			t.Fatalf("%q was not read: %v", content, err)
 		}

@@ -51,6 +51,7 @@ type Units struct {
 	Added   []string `json:"added,omitempty"`
 	Changed []string `json:"changed,omitempty"`
 	Removed []string `json:"removed,omitempty"`
+	Wanted  []string `json:"wanted,omitempty"` // by links that are new, such as those of systemctl enable
 }
 
 // Reload tells which running services have read files that changed.
@@ -82,14 +83,16 @@ func Of(usr []treediff.Change, etc *etcmerge.Plan, packages pkgdb.Difference) Im
 		if !isOnlyDirectory(change) {
 			i.add(change.Path, change.New.Kind == ostree.KindFile)
 			i.addUnit(change)
+			i.addWanted(strings.TrimPrefix(change.Path, "lib/"), change.Old.Kind == ostree.KindNone)
 		}
 	}
 	if etc != nil {
 		for _, change := range etc.Changes {
 			i.add("etc/"+change.Path, change.After.IsFile())
+			i.addWanted(change.Path, change.Before.Type == etcmerge.Absent)
 		}
 	}
-	for _, names := range []*[]string{&i.Units.Added, &i.Units.Changed, &i.Units.Removed} {
+	for _, names := range []*[]string{&i.Units.Added, &i.Units.Changed, &i.Units.Removed, &i.Units.Wanted} {
 		slices.Sort(*names)
 		*names = slices.Compact(*names)
 	}
@@ -172,6 +175,15 @@ func (i *Impact) addUnit(change treediff.Change) {
 		i.Units.Added = append(i.Units.Added, name)
 	default:
 		i.Units.Removed = append(i.Units.Removed, name)
+	}
+}
+
+// addWanted notes the unit that a new link in a unit's .wants or .requires directory names. The path is relative to /usr/lib or /etc.
+func (i *Impact) addWanted(name string, isNew bool) {
+	dir, unit := path.Split(name)
+	by := path.Ext(strings.TrimSuffix(dir, "/"))
+	if isNew && strings.HasPrefix(dir, "systemd/system/") && (by == ".wants" || by == ".requires") {
+		i.Units.Wanted = append(i.Units.Wanted, unit)
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	messageApplied  = "f9f026a0e8ca4158b2a0c15cd0d50672"
 	messageFailed   = "29780ceba76945ba8def4d2d136f7774"
 	messageReset    = "27cf0e21e2074f73a9a2dee7fce80e79"
+	messageLeft     = "07995ddea8aa4bcdbf9bb71b75e63b95"
 	messageKept     = "0ac42de1540f49d7b07bbc41134d306f"
 )
 

@@ -91,8 +91,16 @@ func (p *preparation) identify() error {
 		warn("%s", warning)
 	}
 	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
-	p.plan.Transaction, p.plan.Transient = t.ID, p.config.Transient
+	p.plan.Transaction, p.plan.Transient, p.plan.Services = t.ID, p.config.Transient, handling(p.config)
 	return nil
+}
+
+// handling is what the configuration says about services.
+func handling(c *config.Config) state.Handling {
+	return state.Handling{
+		Restart: string(c.RestartServices), StartNew: c.StartNewServices, HealthTimeout: c.HealthTimeout,
+		Ignored: c.IgnoreUnits, Restarted: c.RestartUnits, Reloaded: c.ReloadUnits, Caller: c.RequestedFrom,
+	}
 }
 
 // resolve finds out from where to where it goes.

@@ -147,6 +147,7 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		if err := s.reloadAfterSwitchBack(ctx, t); err != nil {
 			return err
 		}
+		takeBackServices(ctx, t)
 	}
 	if t.Staged != nil {
 		if err := m.restage(ctx, t.Staged.Deployed, t.Staged.Commit, t.Staged.Origin); err != nil {

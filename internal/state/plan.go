@@ -23,6 +23,7 @@ type Plan struct {
 	Transient   bool            `json:"transient"`
 	Impact      impact.Impact   `json:"impact"`
 	Etc         *etcmerge.Plan  `json:"etc"`
+	Services    Handling        `json:"services"`
 }
 
 // check refuses what no WritePlan has written.

@@ -357,7 +357,7 @@ func TestBusErrorsHaveNames(t *testing.T) {
 		{"org.liveapply1.Error.NothingToDo", "staged or pending", "Apply", []string{"''", "{}"}},
 		{"org.liveapply1.Error.InvalidOption", "Allow", "Apply", []string{"'" + v2 + "'", "{'Allow': <'everything'>}"}},
 		{"org.liveapply1.Error.InvalidOption", "Transient", "Apply", []string{"'" + v2 + "'", "{'Transient': <'yes'>}"}},
-		{"org.liveapply1.Error.InvalidOption", "Allow, Transient", "Apply", []string{"'" + v2 + "'", "{'RequestedBy': <'somebody else'>}"}},
+		{"org.liveapply1.Error.InvalidOption", "Allow, Exclude, Packages, RestartServices, Transient", "Apply", []string{"'" + v2 + "'", "{'RequestedBy': <'somebody else'>}"}},
 		{"org.liveapply1.Error.NothingToDo", v1, "Reset", []string{"{}"}},
 		{"org.liveapply1.Error.InvalidOption", "Transient", "Reset", []string{"{'Transient': <true>}"}},
 		{"org.liveapply1.Error.NothingToDo", v1, "Rollback", []string{"{}"}},

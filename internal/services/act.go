@@ -1,0 +1,216 @@
+package services
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/unit"
+
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// Decide tells what is to be done to the units that run, and which new ones are to be started, after systemd has read its unit files again. What needs
+// something, and is left alone, is among it.
+func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, changes Changes) ([]state.Task, error) {
+	if len(changes.Units)+len(changes.Etc)+len(changes.Wants)+len(changes.Stale) == 0 {
+		return nil, nil
+	}
+	units, err := s.conn.ListUnitsContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking systemd for its units: %w", err)
+	}
+	var tasks []state.Task
+	active := map[string]bool{}
+	for _, u := range units {
+		active[u.Name] = u.ActiveState == "active" || u.ActiveState == "reloading"
+		if !active[u.Name] || !strings.HasSuffix(u.Name, ".service") {
+			continue
+		}
+		known, err := s.facts(ctx, u.Name)
+		if err != nil {
+			return nil, err
+		}
+		if task, needed := rules.decide(known, caller, changes); needed {
+			tasks = append(tasks, task)
+		}
+	}
+	for _, stale := range changes.Stale {
+		if stale.Unit == initScope {
+			tasks = append(tasks, state.Task{Unit: initScope, Action: state.Reexec, Why: stale.Why})
+		}
+	}
+	started, err := s.newlyWanted(ctx, rules, changes.Wants, active)
+	return append(tasks, started...), err
+}
+
+// initScope is the unit of process 1.
+const initScope = "init.scope"
+
+// facts asks systemd about a unit.
+func (s *Systemd) facts(ctx context.Context, name string) (facts, error) {
+	all, err := s.conn.GetAllPropertiesContext(ctx, name)
+	if err != nil {
+		return facts{}, fmt.Errorf("asking systemd about %s: %w", name, err)
+	}
+	aliases, _ := all["Names"].([]string)
+	known := facts{
+		names:         append([]string{name}, slices.DeleteFunc(slices.Clone(aliases), func(alias string) bool { return alias == name })...),
+		isOneshot:     all["Type"] == "oneshot",
+		canReload:     all["CanReload"] == true,
+		canRestart:    all["CanStop"] == true && all["CanStart"] == true && all["RefuseManualStop"] != true && all["RefuseManualStart"] != true,
+		configuration: configurationOf(all),
+	}
+	fragment, _ := all["FragmentPath"].(string)
+	dropIns, _ := all["DropInPaths"].([]string)
+	known.wish = wishIn(append([]string{fragment}, dropIns...))
+	return known, nil
+}
+
+// configurationOf lists what a service reads below /etc, as far as its unit names that.
+func configurationOf(all map[string]any) []string {
+	var paths []string
+	directories, _ := all["ConfigurationDirectory"].([]string)
+	for _, dir := range directories {
+		paths = append(paths, filepath.Join("/etc", dir))
+	}
+	files, _ := all["EnvironmentFiles"].([][]any) // a(sb): the path, and whether it may be missing
+	for _, file := range files {
+		if path, ok := file[0].(string); ok {
+			paths = append(paths, path)
+		}
+	}
+	for _, key := range []string{"ExecStart", "ExecStartPre"} {
+		commands, _ := all[key].([][]any) // a(sasbttttuii): the path, the arguments, …
+		for _, command := range commands {
+			arguments, _ := command[1].([]string)
+			for _, argument := range arguments {
+				if i := strings.Index(argument, "/etc/"); i >= 0 { // as in --config=/etc/x
+					paths = append(paths, argument[i:])
+				}
+			}
+		}
+	}
+	return paths
+}
+
+// wishIn returns what the files of a unit want to be done to it, X-LiveApply= in [Unit]; the last one counts.
+func wishIn(files []string) (wish string) {
+	for _, file := range files {
+		content, err := os.Open(file)
+		if err != nil {
+			continue // generated, or gone
+		}
+		options, err := unit.DeserializeOptions(content)
+		content.Close()
+		for _, option := range options {
+			if err == nil && option.Section == "Unit" && option.Name == "X-LiveApply" {
+				wish = option.Value
+			}
+		}
+	}
+	return wish
+}
+
+// newlyWanted lists the units to be started, of those that something has come to want: something that is active does.
+func (s *Systemd) newlyWanted(ctx context.Context, rules Rules, names []string, active map[string]bool) ([]state.Task, error) {
+	var tasks []state.Task
+	for _, name := range names {
+		if active[name] || matchesAny(rules.Ignore, name) {
+			continue
+		}
+		all, err := s.conn.GetUnitPropertiesContext(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("asking systemd about %s: %w", name, err)
+		}
+		for _, key := range []string{"WantedBy", "RequiredBy"} {
+			by, _ := all[key].([]string)
+			if i := slices.IndexFunc(by, func(name string) bool { return active[name] }); i >= 0 && all["LoadState"] == "loaded" && all["RefuseManualStart"] != true {
+				tasks = append(tasks, state.Task{Unit: name, Action: state.Start, Why: "it is new, and wanted by " + by[i]})
+				break
+			}
+		}
+	}
+	return tasks, nil
+}
+
+// Act carries tasks out, as one set of jobs, which systemd orders by the dependencies of the units; it waits for all of them, and tells which failed.
+func (s *Systemd) Act(ctx context.Context, tasks []state.Task) error {
+	results := make([]chan string, len(tasks))
+	for i, task := range tasks {
+		results[i] = make(chan string, 1)
+		if err := s.queue(ctx, task, results[i]); err != nil {
+			return err
+		}
+	}
+	for i, task := range tasks {
+		if task.Action == state.Reexec {
+			continue
+		}
+		if err := await(ctx, results[i]); err != nil {
+			return fmt.Errorf("%s %s (%s): %w: see systemctl status %s", task.Action, task.Unit, task.Why, err, task.Unit)
+		}
+	}
+	return nil
+}
+
+func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- string) (err error) {
+	switch task.Action {
+	case state.Restart:
+		s.forgetStarts(ctx, task.Unit)
+		_, err = s.conn.TryRestartUnitContext(ctx, task.Unit, "replace", result)
+	case state.Reload:
+		_, err = s.conn.ReloadUnitContext(ctx, task.Unit, "replace", result)
+	case state.Start:
+		_, err = s.conn.StartUnitContext(ctx, task.Unit, "replace", result)
+	case state.Reexec:
+		return run(ctx, "systemctl", "daemon-reexec")
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", task.Action, task.Unit, err)
+	}
+	return nil
+}
+
+// TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, everything else is restarted.
+func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
+	var back []state.Task
+	for _, task := range tasks {
+		if task.Action == state.Start {
+			if err := s.Stop(ctx, task.Unit); err != nil {
+				return err
+			}
+			continue
+		}
+		if task.Action == state.Restart || task.Action == state.Reload {
+			s.forgetStarts(ctx, task.Unit)
+			back = append(back, task)
+		}
+	}
+	return s.restartAll(ctx, back)
+}
+
+// forgetStarts lets a unit be started whatever it has been through: what is done here is not what the limit of its starts is for.
+func (s *Systemd) forgetStarts(ctx context.Context, name string) {
+	_ = s.conn.ResetFailedUnitContext(ctx, name) // if the unit is gone meanwhile, that is told when it is restarted
+}
+
+// restartAll starts units again, whatever they do now: one that was active may have failed.
+func (s *Systemd) restartAll(ctx context.Context, tasks []state.Task) error {
+	results := make([]chan string, len(tasks))
+	for i, task := range tasks {
+		results[i] = make(chan string, 1)
+		if _, err := s.conn.RestartUnitContext(ctx, task.Unit, "replace", results[i]); err != nil {
+			return fmt.Errorf("restarting %s: %w", task.Unit, err)
+		}
+	}
+	for i, task := range tasks {
+		if err := await(ctx, results[i]); err != nil {
+			return fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit)
+		}
+	}
+	return nil
+}

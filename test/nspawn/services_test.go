@@ -1,0 +1,190 @@
+//go:build nspawn
+
+package nspawn_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/liveapply/liveapply/test/nspawn"
+)
+
+// withServices has a service of each kind that is handled in a way of its own.
+func withServices(version string) func(*nspawn.Tree) {
+	return func(tree *nspawn.Tree) {
+		run := "#!/bin/sh\necho " + version + " >/run/$1.version\nexec sleep infinity\n"
+		tree.Write("usr/lib/lab/run", run, 0o755)
+		unit := func(name, unit, service string) {
+			tree.Write("usr/lib/systemd/system/"+name, "[Unit]\nDescription=Lab "+version+"\n"+unit+"\n[Service]\nExecStart=/usr/lib/lab/run %n\n"+service, 0o644)
+		}
+		unit("lab-plain.service", "", "")
+		unit("lab-ignored.service", "X-LiveApply=ignore", "")
+		unit("lab-reloaded.service", "X-LiveApply=reload", "ExecReload=sh -c 'echo reloaded "+version+" >/run/lab-reloaded.service.version'\n")
+		unit("lab-once.service", "", "Type=oneshot\nRemainAfterExit=yes\nExecStart=\nExecStart=sh -c 'echo "+version+" >/run/lab-once.service.version'\n")
+		unit("lab-instance@.service", "", "")
+		tree.Write("usr/lib/systemd/system/lab-configured.service", "[Service]\nExecStart=/usr/lib/lab/run %n\nConfigurationDirectory=lab-configured\n"+
+			"ExecReload=sh -c 'cat /etc/lab-configured/file >/run/lab-configured.service.version'\n", 0o644)
+		tree.Write("usr/etc/lab-configured/file", "configuration "+version+"\n", 0o644)
+	}
+}
+
+var labServices = []string{"lab-plain", "lab-ignored", "lab-reloaded", "lab-once", "lab-instance@1", "lab-instance@2", "lab-configured"}
+
+// seen tells which version each service has seen last.
+func seen(m *nspawn.Machine) map[string]string {
+	versions := map[string]string{}
+	for _, name := range labServices {
+		versions[name] = m.Read("/run/" + name + ".service.version")
+	}
+	return versions
+}
+
+func requireSeen(t *testing.T, m *nspawn.Machine, want map[string]string) {
+	t.Helper()
+	for name, got := range seen(m) {
+		equal(t, "what "+name+" has seen", strings.TrimSpace(got), want[name])
+	}
+}
+
+// servicesMachine boots a machine whose services run, and makes the next version.
+func servicesMachine(t *testing.T) (m *nspawn.Machine, v1, v2 string) {
+	t.Helper()
+	v1 = lab.Derive(t, product(t, nspawn.Trixie), withServices("1"))
+	m = lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	m.Run("mkdir", "-p", "/etc/liveapply")
+	for _, name := range labServices {
+		m.Run("systemctl", "start", name)
+	}
+	waitFor(t, "the services", func() bool {
+		return m.Exists("/run/lab-configured.service.version") && m.Exists("/run/lab-instance@2.service.version")
+	})
+	v2 = derived(t, m, v1, func(tree *nspawn.Tree) {
+		withServices("2")(tree)
+		tree.Write("usr/lib/systemd/system/lab-new.service", "[Service]\nExecStart=/usr/lib/lab/run %n\n", 0o644)
+		tree.Symlink("../lab-new.service", "usr/lib/systemd/system/multi-user.target.wants/lab-new.service")
+	})
+	return m, v1, v2
+}
+
+// configure writes liveapply.conf.
+func configure(m *nspawn.Machine, lines ...string) {
+	m.Write("/etc/liveapply/liveapply.conf", "[Apply]\nTransient=yes\n"+strings.Join(lines, "\n")+"\n")
+}
+
+func TestServicesAreRestartedAsTheConfigurationSays(t *testing.T) {
+	m, _, v2 := servicesMachine(t)
+	old := map[string]string{"lab-plain": "1", "lab-ignored": "1", "lab-reloaded": "1", "lab-once": "1", "lab-instance@1": "1", "lab-instance@2": "1", "lab-configured": "1"}
+	new := map[string]string{"lab-plain": "2", "lab-ignored": "1", "lab-reloaded": "reloaded 2", "lab-once": "1", "lab-instance@1": "2", "lab-instance@2": "2", "lab-configured": "configuration 2"}
+	restart := func() {
+		for _, name := range labServices {
+			m.Run("systemctl", "restart", name)
+		}
+		waitFor(t, "the services", func() bool { return fmt.Sprint(seen(m)) == fmt.Sprint(withNewlines(old)) })
+	}
+	for _, c := range []struct {
+		name  string
+		lines []string
+		want  map[string]string
+		isNew bool // the new service is started
+	}{
+		{"none", nil, old, false},
+		{"changed", []string{"RestartServices=changed", "HealthTimeout=1s"}, new, false},
+		{"rolling", []string{"RestartServices=rolling", "HealthTimeout=300ms", "StartNewServices=yes"}, new, true},
+		{"by patterns", []string{"RestartServices=changed", "HealthTimeout=1s", "IgnoreUnits=lab-plain* lab-conf*", "RestartUnits=lab-ignored.service lab-once.service"},
+			map[string]string{"lab-plain": "1", "lab-ignored": "2", "lab-reloaded": "reloaded 2", "lab-once": "2", "lab-instance@1": "2", "lab-instance@2": "2", "lab-configured": "1"}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := m.For(t)
+			configure(m, c.lines...)
+			restart()
+			apply(t, m, v2)
+			waitFor(t, "the services", func() bool { return fmt.Sprint(seen(m)) == fmt.Sprint(withNewlines(c.want)) })
+			requireSeen(t, m, c.want)
+			equal(t, "the new service is active", m.Try("systemctl", "is-active", "lab-new.service").Code == 0, c.isNew)
+			if c.isNew {
+				m.Run("systemctl", "stop", "lab-new.service")
+			}
+			reset(t, m)
+		})
+	}
+}
+
+func withNewlines(versions map[string]string) map[string]string {
+	lines := map[string]string{}
+	for name, version := range versions {
+		lines[name] = version + "\n"
+	}
+	return lines
+}
+
+func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
+	m, v1, _ := servicesMachine(t)
+	configure(m, "RestartServices=changed", "HealthTimeout=4s")
+	m.Run("systemctl", "restart", "lab-plain")
+	before := factsOf(t, m)
+	for _, c := range []struct{ name, program, says string }{
+		{"at once", "exit 1", "lab-plain.service has failed"},
+		{"after a while", "sleep 2; exit 1", "lab-plain.service has failed"},
+		{"and systemd restarts it", "sleep 1; exit 1", "lab-plain.service has "},
+		{"as it cannot start", "#", "lab-plain.service"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := m.For(t)
+			bad := derived(t, m, v1, func(tree *nspawn.Tree) {
+				withServices("2")(tree)
+				service := "[Service]\nExecStart=sh -c '" + c.program + "'\n"
+				if strings.Contains(c.name, "restarts") {
+					service += "Restart=always\n"
+				}
+				if c.program == "#" {
+					service = "[Service]\nType=notify\nTimeoutStartSec=1s\nExecStart=/usr/lib/lab/run %n\n"
+				}
+				tree.Write("usr/lib/systemd/system/lab-plain.service", service, 0o644)
+			})
+			equal(t, "exit status", tryApply(m, bad).Code, 1)
+			equal(t, "live", status(t, m).Live, v1)
+			equal(t, "lab-plain is", m.Run("systemctl", "is-active", "lab-plain"), "active")
+			waitFor(t, "the services", func() bool {
+				return m.Read("/run/lab-plain.service.version") == "1\n" && m.Read("/run/lab-instance@1.service.version") == "1\n"
+			})
+			all := history(t, m)
+			last := all[len(all)-1]
+			equal(t, "result", last.Result, "rolled-back")
+			requireSays(t, "the history", last.Reason, []string{c.says})
+			requireSays(t, "status", m.Run("liveapplyctl", "status"), []string{"lab-plain.service"})
+			m.Run("systemctl", "reset-failed")
+			requireSame(t, m, before)
+		})
+	}
+}
+
+func TestHealthCheckThatFailsTakesTheCommitBack(t *testing.T) {
+	m, v1, v2 := servicesMachine(t)
+	configure(m)
+	before := factsOf(t, m)
+	m.Run("mkdir", "-p", "/etc/liveapply/health.d", "/etc/greenboot/check/required.d")
+	check := func(path, script string) {
+		m.Write(path, "#!/bin/sh\n"+script+"\n")
+		m.Run("chmod", "755", path)
+	}
+	check("/etc/liveapply/health.d/10 fine", "exit 0")
+	check("/etc/greenboot/check/required.d/release", `test "$(cat /usr/lib/systemd/system/lab-plain.service | grep -c 'Lab 1')" = 1`)
+	equal(t, "exit status", tryApply(m, v2).Code, 1)
+	equal(t, "live", status(t, m).Live, v1)
+	all := history(t, m)
+	requireSays(t, "the history", all[len(all)-1].Reason, []string{"health check /etc/greenboot/check/required.d/release failed", "journalctl"})
+
+	check("/etc/greenboot/check/required.d/release", "exit 0")
+	apply(t, m, v2)
+	requireLive(t, m, v2)
+	reset(t, m)
+
+	m.Run("chmod", "777", "/etc/liveapply/health.d/10 fine")
+	equal(t, "exit status", tryApply(m, v2).Code, 1)
+	all = history(t, m)
+	requireSays(t, "the history", all[len(all)-1].Reason, []string{"10 fine can be changed by others"})
+	m.Run("rm", "-r", "/etc/liveapply/health.d", "/etc/greenboot")
+	requireSame(t, m, before)
+}

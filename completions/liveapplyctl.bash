@@ -18,6 +18,7 @@ _liveapplyctl() {
 		[apply]='--allow= --force --restart-services= --packages= --except= --transient --dry-run --json --no-wait -q --quiet'
 		[rollback]='--no-wait -q --quiet'
 		[reset]='--no-wait -q --quiet'
+		[needs-restart]='--json'
 		[history]='--json -n --lines='
 		[plot]=''
 		[help]=''

@@ -38,6 +38,9 @@ complete -c liveapplyctl -n __fish_use_subcommand -a reset -d 'Go back to the bo
 complete -c liveapplyctl -n '__fish_seen_subcommand_from reset' -l no-wait -d 'Start the unit, and do not wait for its end'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from reset' -s q -l quiet -d 'Say nothing but what goes wrong'
 
+complete -c liveapplyctl -n __fish_use_subcommand -a needs-restart -d 'Show what runs on files that are no longer there'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from needs-restart' -l json -d 'Print what was found as JSON'
+
 complete -c liveapplyctl -n __fish_use_subcommand -a history -d 'Show the transactions of the past'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from history' -l json -d 'Print the transactions as JSON'
 complete -c liveapplyctl -n '__fish_seen_subcommand_from history' -s n -l lines -x -d 'Show only the last ones'
@@ -46,4 +49,4 @@ complete -c liveapplyctl -n __fish_use_subcommand -a plot -d 'Draw the time line
 complete -c liveapplyctl -n '__fish_seen_subcommand_from plot' -a '(__liveapplyctl_transactions)' -d 'Transaction'
 
 complete -c liveapplyctl -n __fish_use_subcommand -a help -d 'Show the verbs, or the usage of one'
-complete -c liveapplyctl -n '__fish_seen_subcommand_from help' -a 'status diff apply rollback reset history plot help' -d 'Verb'
+complete -c liveapplyctl -n '__fish_seen_subcommand_from help' -a 'status diff apply rollback reset needs-restart history plot help' -d 'Verb'

@@ -24,6 +24,8 @@ import (
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/partial"
 	"github.com/liveapply/liveapply/internal/pkgdb"
+	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -232,6 +234,11 @@ var schemas = map[reflect.Type]string{
 	reflect.TypeFor[state.Entry]():      "A transaction",
 	reflect.TypeFor[state.PhaseRun]():   "A phase",
 	reflect.TypeFor[state.Step]():       "A step",
+
+	reflect.TypeFor[services.NeedsRestart](): "What needs a restart",
+	reflect.TypeFor[services.Outdated]():     "The owner of processes",
+	reflect.TypeFor[stale.Process]():         "A process",
+	reflect.TypeFor[stale.File]():            "The old file",
 }
 
 // jsonType is the man page's word for a type; for objects, with their type.
@@ -262,6 +269,9 @@ func jsonType(t reflect.Type) (word string, object reflect.Type) {
 func jsonFields(t reflect.Type) (rows []string, objects []reflect.Type) {
 	for _, field := range reflect.VisibleFields(t) {
 		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if field.Anonymous || name == "-" {
+			continue // its fields are listed, too; or it is none
+		}
 		word, object := jsonType(field.Type)
 		rows = append(rows, fmt.Sprint(name, " ", word, " ", strings.HasPrefix(options, "omit")))
 		if object != nil {
@@ -288,8 +298,10 @@ func documentedFields(section string) []string {
 func TestFieldsOfTheJSONAreDocumented(t *testing.T) {
 	page, text := readFile(t, manPage), readFile(t, architecture)
 	seen := map[reflect.Type]bool{}
-	// What status, diff and apply --dry-run, and history print, and all that is in that.
-	for objects := []reflect.Type{reflect.TypeFor[state.Stamp](), reflect.TypeFor[state.Summary](), reflect.TypeFor[state.Entry]()}; len(objects) > 0; objects = objects[1:] {
+	// What status, diff and apply --dry-run, history, and needs-restart print, and all that is in that.
+	for objects := []reflect.Type{
+		reflect.TypeFor[state.Stamp](), reflect.TypeFor[state.Summary](), reflect.TypeFor[state.Entry](), reflect.TypeFor[services.NeedsRestart](),
+	}; len(objects) > 0; objects = objects[1:] {
 		object := objects[0]
 		if seen[object] {
 			continue

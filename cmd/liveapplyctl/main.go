@@ -48,6 +48,7 @@ func verbs() []verb {
 		{"apply", "[COMMIT]", "Apply a commit to the running system", applyDetails, 1, applyCommand},
 		{"rollback", "", "Go back to what was live before the last application", rollbackDetails, 0, rollbackCommand},
 		{"reset", "", "Go back to the booted tree", resetDetails, 0, resetCommand},
+		{"needs-restart", "", "Show what runs on files that are no longer there", needsRestartDetails, 0, needsRestartCommand},
 		{"history", "", "Show the transactions of the past", historyDetails, 0, historyCommand},
 		{"plot", "[TRANSACTION]", "Draw the time line of a transaction as SVG", plotDetails, 1, plotCommand},
 		{"help", "[VERB]", "Show this help, or that of a verb", "", 1, helpCommand},

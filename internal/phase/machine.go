@@ -15,6 +15,7 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
@@ -29,6 +30,7 @@ type Machine struct {
 	Sysroot *ostree.Sysroot
 	Booted  ostree.Deployment
 	Usr     underlay.Usr
+	Trees   stale.Trees
 }
 
 // Open looks at the running system. It fails if that was not booted from OSTree.
@@ -50,6 +52,7 @@ func Open() (*Machine, error) {
 		Sysroot: sysroot,
 		Booted:  booted,
 		Usr:     underlay.Usr{Path: "/usr", Private: filepath.Join(state.System.Run, "mnt")},
+		Trees:   stale.Trees(state.System.Trees()),
 	}, nil
 }
 

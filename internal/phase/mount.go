@@ -36,6 +36,7 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 	}); err != nil {
 		return err
 	}
+	m.rememberTree(plan.Live)
 	if err := m.showLive(plan); err != nil {
 		return err
 	}
@@ -56,13 +57,23 @@ func (m *Machine) showLive(plan *state.Plan) error {
 // switchBack makes /usr show a commit that was live before. With the booted one, nothing is left of the overlays.
 func (m *Machine) switchBack(commit ostree.Checksum, layers []string) error {
 	if commit != m.Booted.Commit {
-		_, err := m.Usr.Switch(underlay.SourcePrefix+commit.String(), layers)
-		return err
+		if _, err := m.Usr.Switch(underlay.SourcePrefix+commit.String(), layers); err != nil {
+			return err
+		}
+		m.rememberTree(commit)
+		return nil
 	}
 	if err := m.Usr.Detach(); err != nil {
 		return err
 	}
 	return m.clearUnlocked()
+}
+
+// rememberTree notes what /usr shows now. Only needs-restart knows less without that.
+func (m *Machine) rememberTree(commit ostree.Checksum) {
+	if err := m.Trees.Shows(m.Usr.Path, commit); err != nil {
+		warn("%v", err)
+	}
 }
 
 // unlockedFlag is libostree's own mark of a deployment with something on its /usr that the next boot will not have

@@ -305,6 +305,9 @@ const verifyWorkers = 4
 // be in use: it is what an earlier application of the same commit made.
 func (p *preparation) build(ctx context.Context) error {
 	status("building the layer: %d changes", len(p.changes))
+	if err := p.remember(); err != nil {
+		return err
+	}
 	dir := p.storage.layerDir(p.plan.Live)
 	about := newManifest(&p.plan, p.layerReload)
 	if _, err := os.Lstat(dir); err == nil {
@@ -327,6 +330,19 @@ func (p *preparation) build(ctx context.Context) error {
 		return fmt.Errorf("building the layer: %w", err)
 	}
 	return nil
+}
+
+// remember notes what the trees have, for those who want to know what processes run on.
+func (p *preparation) remember() error {
+	if p.plan.From == p.plan.Booted {
+		if err := p.Trees.Describe(p.plan.Booted, nil); err != nil {
+			return err
+		}
+		if err := p.Trees.Shows(p.Usr.Path, p.plan.Booted); err != nil {
+			return err
+		}
+	}
+	return p.Trees.Describe(p.plan.Live, p.changes)
 }
 
 func (p *preparation) buildTree(ctx context.Context, dir string) error {

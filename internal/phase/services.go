@@ -8,6 +8,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -78,7 +79,7 @@ func (h *handler) decideAndAct(ctx context.Context) error {
 // decide returns what is to be done now, and tells what is left.
 func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	how := h.plan.Services
-	changes, err := h.changes()
+	changes, err := h.changes(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -105,13 +106,16 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	return tasks, nil
 }
 
-func (h *handler) changes() (services.Changes, error) {
+// changes collects what is different now for those who run.
+func (h *handler) changes(ctx context.Context) (services.Changes, error) {
 	units := h.plan.Impact.Units
 	changes := services.Changes{Units: append(units.Changed, units.Removed...), Wants: units.Wanted}
 	for _, change := range h.plan.Etc.Changes {
 		changes.Etc = append(changes.Etc, "/etc/"+change.Path)
 	}
-	return changes, nil
+	outdated, err := services.FindOutdated(ctx, stale.System{Proc: "/proc", Usr: h.Usr.Path, Trees: h.Trees})
+	changes.Stale = outdated.Units()
+	return changes, err
 }
 
 // act carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.

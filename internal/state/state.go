@@ -30,6 +30,9 @@ var System = Dirs{
 	Lib:         "/var/lib/liveapply",
 }
 
+// Trees is the directory in which package stale remembers what /usr has shown since the machine was booted.
+func (d Dirs) Trees() string { return filepath.Join(d.Run, "trees") }
+
 // Make creates the directories. Those of Run are for root only, but for Run itself: it holds the mounts, and
 // `findmnt` of an unprivileged user should not lie about them.
 func (d Dirs) Make() error {

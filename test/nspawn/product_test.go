@@ -217,7 +217,8 @@ func mountTable(m *nspawn.Machine) string {
 	return strings.Join(lines, "")
 }
 
-// below lists the files below a directory, and not the directories: that they exist is no state. Nor is the lock of liveapply.
+// below lists the files below a directory, and not the directories: that they exist is no state. Nor is the lock of liveapply, or what it
+// remembers of trees on which processes may still run.
 func below(t *testing.T, m *nspawn.Machine, dir string) []string {
 	t.Helper()
 	if !m.Exists(dir) {
@@ -229,7 +230,7 @@ func below(t *testing.T, m *nspawn.Machine, dir string) []string {
 		if err != nil {
 			return err
 		}
-		if !entry.IsDir() && path != m.Path("/run/liveapply/lock") {
+		if !entry.IsDir() && path != m.Path("/run/liveapply/lock") && filepath.Dir(path) != m.Path("/run/liveapply/trees") {
 			files = append(files, dir+strings.TrimPrefix(path, root))
 		}
 		return nil

@@ -40,6 +40,8 @@ var (
 	Full = Image{"full", []string{"python3", "git"}, Servers.made.Add(time.Hour)}
 	// Polkit adds polkit and gdbus to Minimal.
 	Polkit = Image{"polkit", []string{"polkitd", "libglib2.0-bin"}, Minimal.made.Add(time.Hour)}
+	// Needrestart adds needrestart, which finds what runs on old files in its own way, and services to find, to Minimal.
+	Needrestart = Image{"needrestart", []string{"needrestart", "nginx", "python3"}, Minimal.made.Add(time.Hour)}
 )
 
 // series are images that build on one another, in this order, and are built and kept together.
@@ -51,6 +53,7 @@ type series struct {
 var allSeries = []series{
 	{"", []Image{Minimal, Servers, Full}},
 	{"-polkit", []Image{Minimal, Polkit}},
+	{"-needrestart", []Image{Minimal, Needrestart}},
 }
 
 // seriesOf returns the first series that has an image.

@@ -1,0 +1,98 @@
+package stale
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// identity tells files apart.
+type identity struct {
+	dev, ino uint64
+	size     int64
+}
+
+func identify(dirfd int, path string, flags int) (identity, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dirfd, path, &st, flags); err != nil {
+		return identity{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return identity{st.Dev, st.Ino, st.Size}, nil
+}
+
+// view is what the processes of a mount namespace find at paths. What was asked once is remembered.
+type view struct {
+	root    int  // its root directory
+	oldTree bool // its /usr is a tree that was live before
+
+	mu    sync.Mutex
+	paths map[string]*identity // nil: there is nothing
+	seen  map[mapping]Reason   // "" if nothing is wrong
+}
+
+func openView(root string) (*view, error) {
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: root, Err: err}
+	}
+	return &view{root: fd, paths: map[string]*identity{}, seen: map[mapping]Reason{}}, nil
+}
+
+// at tells what is at an absolute path, nil if nothing is.
+func (v *view) at(path string) (*identity, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if known, found := v.paths[path]; found {
+		return known, nil
+	}
+	var is *identity
+	id, err := identify(v.root, "."+path, 0)
+	switch {
+	case err == nil:
+		is = &id
+	case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP):
+		return nil, err
+	}
+	v.paths[path] = is
+	return is, nil
+}
+
+// hasContent tells whether what is at a path has the same content as a file that can be opened at another one; false if it cannot be.
+func (v *view) hasContent(path string, size int64, file string) bool {
+	old, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer old.Close()
+	if info, err := old.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() != size {
+		return false
+	}
+	fd, err := unix.Openat(v.root, "."+path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	now := os.NewFile(uintptr(fd), path)
+	defer now.Close()
+	return sameContent(old, now)
+}
+
+func sameContent(a, b io.Reader) bool {
+	const chunk = 64 << 10
+	bufA, bufB := make([]byte, chunk), make([]byte, chunk)
+	for {
+		nA, errA := io.ReadFull(a, bufA)
+		nB, errB := io.ReadFull(b, bufB)
+		if !bytes.Equal(bufA[:nA], bufB[:nB]) {
+			return false
+		}
+		if errA != nil || errB != nil {
+			return isEnd(errA) && isEnd(errB)
+		}
+	}
+}
+
+func isEnd(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 )
 
 // cgroup2Mount returns where the host has the unified hierarchy: /sys/fs/cgroup, or
@@ -28,9 +27,8 @@ func cgroup2Mount() (string, error) {
 }
 
 // killCgroup kills every process in a control group and below, at once (cgroup.kill, Linux 5.14), and
-// removes the group. dir is on the filesystem of the machine that it belongs to: libostree freezes that for an instant, so that what it
-// has written to /boot is on disk, and a freeze outlives who asked for it.
-func killCgroup(group, dir string) error {
+// removes the group.
+func killCgroup(group string) error {
 	err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -40,33 +38,10 @@ func killCgroup(group, dir string) error {
 	}
 	// A killed process leaves its group when it is reaped, which takes a moment.
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		// A process that writes to a frozen filesystem does not end before that is thawed; and one that is just freezing it does
-		// so before it ends.
-		if err := thaw(dir); err != nil {
+		if err = removeCgroup(group); err == nil || time.Now().After(deadline) {
 			return err
 		}
-		if err = removeCgroup(group); err == nil || time.Now().After(deadline) {
-			return errors.Join(err, thaw(dir))
-		}
 	}
-}
-
-// thaw ends the freeze of a filesystem, see fsfreeze(8). One that is not frozen stays as it is.
-func thaw(dir string) error {
-	const FITHAW = 0xc0045878 // linux/fs.h
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("thaw the filesystem of %s: %w", dir, err)
-	}
-	defer unix.Close(fd)
-	err = unix.IoctlSetInt(fd, FITHAW, 0)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("thaw the filesystem of %s: %w", dir, err)
-	}
-	return nil
 }
 
 func removeCgroup(group string) error {

@@ -58,13 +58,13 @@ func (l *Lab) Derive(t TB, parent string, edit func(*Tree)) string {
 // commit makes a commit that is younger than another by age, and returns its checksum. It may be pulled by any ref.
 func (l *Lab) commit(t TB, base string, age time.Duration, args ...string) string {
 	t.Helper()
-	made, ok := l.times[base]
+	parent, ok := l.times.Load(base)
 	if !ok {
 		t.Fatalf("commit %s is not one of this Lab's", base)
 	}
-	made = made.Add(age)
+	made := parent.(time.Time).Add(age)
 	commit := must(t, "ostree", append([]string{"--repo=" + l.repo(), "commit", "--orphan", "--no-bindings", timestamp(made)}, args...)...)
-	l.times[commit] = made
+	l.times.Store(commit, made)
 	return commit
 }
 

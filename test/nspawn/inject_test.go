@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/liveapply/liveapply/test/nspawn"
@@ -99,9 +98,6 @@ func injectionTarget(tree *nspawn.Tree) {
 	tree.Write(dpkgDatabase+"/info/lab.list", "/usr/lib/lab/added/deep/file\n/etc/lab/added/file\n", 0o644)
 }
 
-// making is held while a machine is made: ostree freezes the filesystem for an instant when it deploys, and fails if somebody else does.
-var making sync.Mutex
-
 // newInjection boots a machine, and looks at both states that a disturbed transaction may end in.
 func newInjection(t *testing.T) *injection {
 	t.Helper()
@@ -146,8 +142,6 @@ func newInjection(t *testing.T) *injection {
 // makeInjection makes the machine and boots it.
 func makeInjection(t *testing.T) *injection {
 	t.Helper()
-	making.Lock()
-	defer making.Unlock()
 	l := &injection{v1: lab.Derive(t, product(t, nspawn.Trixie), injectionBase)}
 	l.m = lab.Machine(t, l.v1, nspawn.Options{})
 	l.m.Boot()
@@ -369,6 +363,7 @@ func faults(counts map[string]int, exhaustive bool) []fault {
 type tally struct{ kills, errors, failed int }
 
 func TestEveryFaultEndsWell(t *testing.T) {
+	t.Parallel()
 	for _, s := range scenarios {
 		for _, verbs := range s.groups {
 			t.Run(s.name+" "+verbs[0], func(t *testing.T) {

@@ -36,7 +36,10 @@ func (m *Machine) Try(name string, args ...string) Result {
 	cmd := m.command(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err := startUnfreezing(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		m.t.Fatalf("%s: run %s: %v", m.name, name, err)
 	}
@@ -88,7 +91,7 @@ func (m *Machine) Start(name string, args ...string) *Process {
 	m.t.Helper()
 	p := &Process{t: m.t, done: make(chan error, 1), cmd: m.command(context.Background(), name, args...)}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
-	m.check(p.cmd.Start())
+	m.check(startUnfreezing(p.cmd))
 	go func() { p.done <- p.cmd.Wait() }()
 	m.t.Cleanup(func() { p.signal(syscall.SIGKILL) })
 	return p

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,9 +44,11 @@ type Lab struct {
 
 	mu       sync.Mutex
 	machines int
-	times    map[string]time.Time // of every commit in the repo of this run
-	products map[string]string    // commit → the same commit with the project installed
-	destdir  string               // what meson installed, once it did
+	bases    map[string]string // suite and image → commit in the repo of this run
+	products map[string]string // commit → the same commit with the project installed
+	destdir  string            // what meson installed, once it did
+
+	times sync.Map // commit → time.Time, of every commit in the repo of this run
 }
 
 // Open prepares a run: it waits for another run to end, and removes what an earlier one left behind when
@@ -71,7 +72,7 @@ func Open() (*Lab, error) {
 	l := &Lab{
 		cache: cache, run: filepath.Join(cache, "run"),
 		source: source, cgroups: cgroups,
-		times:    map[string]time.Time{},
+		bases:    map[string]string{},
 		products: map[string]string{},
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
@@ -150,7 +151,7 @@ func (l *Lab) removeLeftovers() error {
 		return err
 	}
 	for _, group := range groups {
-		if err := killCgroup(group, l.run); err != nil {
+		if err := killCgroup(group); err != nil {
 			return err
 		}
 	}

@@ -81,7 +81,8 @@ func (l *Lab) Machine(t TB, commit string, options Options) *Machine {
 	m.configure("sysroot.readonly", strconv.FormatBool(!options.WritableSysroot))
 	must(t, "ostree", "admin", "--sysroot="+m.Sysroot(), "os-init", osName)
 	ref := m.Pull(commit)
-	must(t, "ostree", "admin", "--sysroot="+m.Sysroot(), "deploy", "--os="+osName, "--karg=rw", ref)
+	// Without waiting for the disk, and without freezing it, see startUnfreezing.
+	must(t, "env", "OSTREE_SYSROOT_OPTS=skip-sync", "ostree", "admin", "--sysroot="+m.Sysroot(), "deploy", "--os="+osName, "--karg=rw", ref)
 	return m
 }
 
@@ -137,12 +138,13 @@ func (m *Machine) Boot() {
 		m.t.Fatalf("%s is on already", m.name)
 	}
 	m.start()
-	for deadline := time.Now().Add(bootLimit); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(bootLimit); ; time.Sleep(20 * time.Millisecond) {
 		if m.pid == 0 {
 			m.pid = firstProcess(m.cgroup())
 		}
 		if m.pid != 0 {
-			switch state := m.Try("systemctl", "is-system-running").Stdout; state {
+			// It waits as soon as there is somebody to ask.
+			switch state := m.Try("systemctl", "is-system-running", "--wait").Stdout; state {
 			case "running":
 				return
 			case "degraded":
@@ -172,7 +174,7 @@ func (m *Machine) start() {
 	m.nspawn = exec.Command("unshare", append(args, m.options.NspawnArgs...)...)
 	m.nspawn.Stdout, m.nspawn.Stderr = console, console
 	m.nspawn.Env = append(os.Environ(), "USR_IN_PEER_GROUP_OF_ROOT="+strconv.FormatBool(m.options.UsrInPeerGroupOfRoot))
-	m.check(m.nspawn.Start())
+	m.check(startUnfreezing(m.nspawn))
 
 	m.exited = make(chan struct{})
 	go func(nspawn *exec.Cmd, exited chan struct{}) {
@@ -250,14 +252,14 @@ func (m *Machine) shutDown(verb string, status int) {
 	if got := m.nspawn.ProcessState.ExitCode(); got != status {
 		m.t.Fatalf("%s: systemd-nspawn exited with %d after systemctl %s, want %d. Console:\n%s", m.name, got, verb, status, m.Console())
 	}
-	m.check(killCgroup(m.cgroup(), m.Sysroot()))
+	m.check(killCgroup(m.cgroup()))
 }
 
 // PowerCut ends every process of the machine at once, without warning. /run is gone; what had been
 // written to /etc, /var and the repo is as it was at that instant.
 func (m *Machine) PowerCut() {
 	m.t.Helper()
-	m.check(killCgroup(m.cgroup(), m.Sysroot()))
+	m.check(killCgroup(m.cgroup()))
 	<-m.exited
 	m.pid = 0
 }

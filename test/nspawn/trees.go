@@ -70,13 +70,18 @@ func (l *Lab) Base(t TB, suite Suite, image Image) string {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	name := string(suite) + "/" + image.name
+	if commit, ok := l.bases[name]; ok {
+		return commit
+	}
 	prefix, err := l.buildSeries(suite, seriesOf(image))
 	if err != nil {
 		t.Fatalf("build the images of %s: %v", suite, err)
 	}
 	must(t, "ostree", "--repo="+l.repo(), "pull-local", l.cacheRepo(), prefix+image.name)
 	commit := must(t, "ostree", "--repo="+l.repo(), "rev-parse", prefix+image.name)
-	l.times[commit] = image.made
+	l.times.Store(commit, image.made)
+	l.bases[name] = commit
 	return commit
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -279,10 +280,18 @@ func lineDiff(before, after []string) string {
 	return diff.String()
 }
 
+// trees has what treeOf has returned, by commit: that never changes.
+var trees sync.Map
+
 // treeOf returns /usr of a commit, as ostree checkout makes it.
 func treeOf(t *testing.T, commit string) nspawn.Snapshot {
 	t.Helper()
-	return snapshot(t, filepath.Join(lab.Checkout(t, commit), "usr"))
+	if tree, ok := trees.Load(commit); ok {
+		return tree.(nspawn.Snapshot)
+	}
+	tree := snapshot(t, filepath.Join(lab.Checkout(t, commit), "usr"))
+	trees.Store(commit, tree)
+	return tree
 }
 
 // requireUsrIs compares /usr with a fresh checkout of a commit.

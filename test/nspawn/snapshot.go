@@ -2,6 +2,7 @@ package nspawn
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,22 +91,28 @@ func readEntry(path string) (Entry, error) {
 	return e, err
 }
 
+// buffers are for whole files in parts and for extended attributes, which have no more than 64 KiB (XATTR_LIST_MAX, XATTR_SIZE_MAX).
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
 func hashFile(path string) (string, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer file.Close()
+	buffer := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buffer)
 	hash := sha256.New()
-	if _, err := io.Copy(hash, file); err != nil {
+	if _, err := io.CopyBuffer(hash, struct{ io.Reader }{file}, buffer[:]); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%x", hash.Sum(nil)), nil
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 func readXattrs(path string) (string, error) {
-	names := make([]byte, 64<<10) // the kernel's limit, XATTR_LIST_MAX
-	n, err := unix.Llistxattr(path, names)
+	names := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(names)
+	n, err := unix.Llistxattr(path, names[:])
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return "", nil
 	}
@@ -115,9 +123,10 @@ func readXattrs(path string) (string, error) {
 		return "", nil
 	}
 	var xattrs []string
-	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
+	value := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(value)
 	for _, name := range strings.Split(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
-		n, err := unix.Lgetxattr(path, name, value)
+		n, err := unix.Lgetxattr(path, name, value[:])
 		if err != nil {
 			return "", &fs.PathError{Op: "lgetxattr " + name, Path: path, Err: err}
 		}

@@ -99,6 +99,7 @@ func requireNoneFailed(t *testing.T, m *nspawn.Machine) {
 }
 
 func TestWhatIsStagedIsAppliedByItself(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := automaticMachine(t, suite, "")
 		v2 := adds(t, m, v1, "two")
@@ -124,6 +125,7 @@ func TestWhatIsStagedIsAppliedByItself(t *testing.T) {
 }
 
 func TestWhatIsRefusedStaysStagedUntilAPersonAsks(t *testing.T) {
+	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "")
 	before := m.Run("ostree", "admin", "status")
 	v2 := replaces(t, m, v1, "two")
@@ -153,6 +155,7 @@ func TestWhatIsRefusedStaysStagedUntilAPersonAsks(t *testing.T) {
 }
 
 func TestWhatWasRolledBackIsNotAppliedAgain(t *testing.T) {
+	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "")
 	// systemd-sysusers does not understand this, and fails in the phase tmpfiles.
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
@@ -168,6 +171,7 @@ func TestWhatWasRolledBackIsNotAppliedAgain(t *testing.T) {
 
 // A person's application stages a deployment, and its rollback or reset brings back what somebody else had staged.
 func TestWhatLiveapplyStagesIsNotAppliedByItself(t *testing.T) {
+	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "")
 	v2 := adds(t, m, v1, "two")
 	v3 := replaces(t, m, v2, "three")
@@ -187,6 +191,7 @@ func TestWhatLiveapplyStagesIsNotAppliedByItself(t *testing.T) {
 }
 
 func TestWhatIsStagedWhileAnotherIsAppliedComesNext(t *testing.T) {
+	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "[Auto]\nApply=replace\n")
 	v2 := derived(t, m, v1, slowly)
 	v3 := adds(t, m, v1, "three")
@@ -201,6 +206,7 @@ func TestWhatIsStagedWhileAnotherIsAppliedComesNext(t *testing.T) {
 }
 
 func TestPolicyOfWhatIsAppliedByItself(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		configuration string
 		kernelArgs    []string
@@ -229,6 +235,7 @@ func TestPolicyOfWhatIsAppliedByItself(t *testing.T) {
 
 // What is staged before somebody watches, or while nobody may apply it, is looked at when that changes.
 func TestNothingIsAppliedByItselfIfSwitchedOff(t *testing.T) {
+	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "[Auto]\nApply=no\n")
 	v2 := adds(t, m, v1, "two")
 	m.Stage(v2)
@@ -247,6 +254,7 @@ func windowFrom(begin time.Time, length string) string {
 }
 
 func TestWhatIsStagedWaitsForTheWindow(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := automaticMachine(t, suite, windowFrom(time.Now().Add(24*time.Hour), "1h"))
 		v2 := adds(t, m, v1, "two")
@@ -284,6 +292,7 @@ func TestWhatIsStagedWaitsForTheWindow(t *testing.T) {
 
 // A unit that is to run whenever a tree has been applied.
 func TestTargetStartsWhatWaitsForAnApplication(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := productMachine(t, suite, nspawn.Options{})
 		for name, remain := range map[string]string{"once": "no", "stays": "yes"} {

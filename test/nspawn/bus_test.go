@@ -227,6 +227,7 @@ func mainPID(m *nspawn.Machine) string {
 }
 
 func TestBusServiceShowsAndAppliesCommits(t *testing.T) {
+	t.Parallel()
 	m, v1 := busMachine(t)
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
 	v3 := derived(t, m, v2, func(tree *nspawn.Tree) { tree.Write("usr/share/three", "3", 0o644) })
@@ -317,6 +318,7 @@ func interfaceOf(t *testing.T, text string) introspect.Interface {
 
 // While a phase is held, the properties say so.
 func TestBusServiceShowsWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
 	m, v1 := busMachine(t)
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
 	for phase, want := range map[string]busFacts{
@@ -343,6 +345,7 @@ func TestBusServiceShowsWhatIsUnderWay(t *testing.T) {
 }
 
 func TestBusErrorsHaveNames(t *testing.T) {
+	t.Parallel()
 	m, v1 := busMachine(t)
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
 	before := factsOf(t, m)
@@ -377,6 +380,7 @@ func TestBusErrorsHaveNames(t *testing.T) {
 }
 
 func TestPolkitDecidesWhoMayChange(t *testing.T) {
+	t.Parallel()
 	m, v1 := busMachine(t)
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
 	v3 := derived(t, m, v2, func(tree *nspawn.Tree) { tree.Write("usr/share/three", "3", 0o644) })
@@ -439,6 +443,7 @@ func TestPolkitDecidesWhoMayChange(t *testing.T) {
 }
 
 func TestWithoutPolkitOnlyRootMayChange(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := productMachine(t, suite, nspawn.Options{})
 		makeTransient(m)
@@ -457,6 +462,7 @@ func TestWithoutPolkitOnlyRootMayChange(t *testing.T) {
 }
 
 func TestARefusalWithoutPolkitSaysWhatToDo(t *testing.T) {
+	t.Parallel()
 	withPolkit := lab.WithProduct(t, lab.Base(t, nspawn.Trixie, nspawn.Polkit))
 	m := lab.Machine(t, lab.Derive(t, withPolkit, func(tree *nspawn.Tree) {
 		tree.Remove("usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service")
@@ -475,6 +481,7 @@ func awaitApplied(m *nspawn.Machine) {
 
 // With hardly any idle time, the service ends all the time. No call may get lost then, and systemd has to see each end as a success.
 func TestNoCallIsLostWhenTheServiceEnds(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := productMachine(t, suite, nspawn.Options{})
 		makeTransient(m)
@@ -497,6 +504,7 @@ func TestNoCallIsLostWhenTheServiceEnds(t *testing.T) {
 }
 
 func TestBusServiceEndsWhenNobodyAsks(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	live := func() string { return m.Run("busctl", "get-property", busName, busPath, busInterface, "Live") }
 	equal(t, "live", live(), `s "`+v1+`"`)

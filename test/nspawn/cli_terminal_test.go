@@ -58,6 +58,7 @@ func unprivileged(m *nspawn.Machine, args ...string) nspawn.Result {
 }
 
 func TestEveryVerbInATerminalAndInAPipe(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
@@ -184,6 +185,7 @@ func requireHistory(t *testing.T, m *nspawn.Machine, do, pipe func(string, int) 
 
 // A phase with much to do counts, for those who look at it in whatever way. Here what it does is slow.
 func TestPhasesThatCountShowHowFarTheyAre(t *testing.T) {
+	t.Parallel()
 	l := newInjection(t)
 	const slowly = "-e trace=linkat,fsync -e inject=linkat,fsync:delay_enter=400ms"
 	progress := func() float64 {
@@ -230,6 +232,7 @@ func requireStyles(t *testing.T, m *nspawn.Machine) {
 
 // Whether the next boot follows stays as it was.
 func TestRollbackLeavesTheNextBootAsItIs(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
@@ -252,6 +255,7 @@ func TestRollbackLeavesTheNextBootAsItIs(t *testing.T) {
 
 // An application that failed was none.
 func TestRollbackAfterAFailureGoesBackToWhatWasLiveBefore(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
@@ -274,6 +278,7 @@ func TestRollbackAfterAFailureGoesBackToWhatWasLiveBefore(t *testing.T) {
 }
 
 func TestManPagesAndCompletionsAreInstalled(t *testing.T) {
+	t.Parallel()
 	m, _ := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	for _, path := range []string{"man/man1/liveapplyctl.1", "man/man5/liveapply.conf.5", "man/man7/liveapply.7", "man/man8/liveapply@.service.8",
 		"man/man8/liveapply-reset.service.8", "bash-completion/completions/liveapplyctl", "zsh/site-functions/_liveapplyctl",

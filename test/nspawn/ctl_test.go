@@ -19,6 +19,7 @@ const (
 )
 
 func TestExitStatusOfLiveapplyctl(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
 	v3 := derived(t, m, v2, func(tree *nspawn.Tree) { tree.Remove("usr/bin/true") })
@@ -79,6 +80,7 @@ func TestExitStatusOfLiveapplyctl(t *testing.T) {
 }
 
 func TestStatusHasTheFieldsOfTheStamp(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
 	v3 := derived(t, m, v2, func(tree *nspawn.Tree) { tree.Write("usr/share/three", "3", 0o644) })
@@ -131,6 +133,7 @@ func unmarshal(t *testing.T, text string, into any) {
 
 // Where the next boot leads, for a deployment that nobody, somebody else, or liveapply has staged.
 func TestNextBootLeadsToTheLiveTree(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := productMachine(t, suite, nspawn.Options{})
 		v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
@@ -166,6 +169,7 @@ func TestNextBootLeadsToTheLiveTree(t *testing.T) {
 }
 
 func TestCommitsThatAreStartedAtOnceTakeTurns(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := productMachine(t, suite, nspawn.Options{})
 		numbered := func(number string) string {
@@ -215,6 +219,7 @@ func statusText(m *nspawn.Machine, unit string) string {
 }
 
 func TestStatusTellsWhatAPhaseDoesAndOthersWait(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	first := derived(t, m, v1, func(tree *nspawn.Tree) {
 		tree.Write("usr/share/first", "", 0o644)
@@ -257,6 +262,7 @@ func TestStatusTellsWhatAPhaseDoesAndOthersWait(t *testing.T) {
 
 // What waits for its turn is not affected by how the one before ends.
 func TestWhatWaitsIsAppliedAfterTheOneBeforeHasFailed(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(*nspawn.Tree){
 		"refused": func(tree *nspawn.Tree) {
 			slowly(tree)
@@ -299,6 +305,7 @@ func TestWhatWaitsIsAppliedAfterTheOneBeforeHasFailed(t *testing.T) {
 }
 
 func TestWhatWaitsIsAppliedAfterAReset(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	live := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/etc/live", "live", 0o644) })
 	next := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/etc/next", "next", 0o644) })
@@ -314,6 +321,7 @@ func TestWhatWaitsIsAppliedAfterAReset(t *testing.T) {
 }
 
 func TestMessagesOfTheJournal(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
 		tree.Write("usr/share/two", "2", 0o644)
@@ -363,6 +371,7 @@ func TestMessagesOfTheJournal(t *testing.T) {
 }
 
 func TestUnitsAreWithoutWarnings(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, commit := productMachine(t, suite, nspawn.Options{})
 		units := strings.Fields(m.Run("sh", "-c", "cd /usr/lib/systemd/system && ls -d liveapply*"))

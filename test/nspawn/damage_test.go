@@ -133,6 +133,7 @@ func (f stateFile) requireBooted(t *testing.T, m *nspawn.Machine, r *releases) {
 
 // What can be known from elsewhere is; what cannot is said, and the way back works without it.
 func TestDamagedFileWhileACommitIsLive(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for j, file := range []stateFile{stampFile, stagingFile, manifestFile, journalFile, historyFile} {
 		for i, how := range damages {
@@ -159,6 +160,7 @@ func TestDamagedFileWhileACommitIsLive(t *testing.T) {
 }
 
 func TestAnotherCommitIsAppliedInSpiteOfADamagedFile(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for j, file := range []stateFile{stampFile, stagingFile, manifestFile, historyFile} {
 		for i, how := range damages {
@@ -186,6 +188,7 @@ func TestAnotherCommitIsAppliedInSpiteOfADamagedFile(t *testing.T) {
 
 // The way over the defaults, too, takes back only what is still as the live commits have put it there.
 func TestResetWithADamagedJournalOfEtcKeepsWhatIsTheAdministrators(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for i, how := range damages {
 		if !isExhaustive() && i > 0 {
@@ -217,6 +220,7 @@ func TestResetWithADamagedJournalOfEtcKeepsWhatIsTheAdministrators(t *testing.T)
 
 // What would be put into /etc then could not be taken back.
 func TestAnotherCommitIsRefusedWithADamagedJournalOfEtc(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for _, how := range damages {
 		t.Run(how.name, func(t *testing.T) {
@@ -239,6 +243,7 @@ func TestAnotherCommitIsRefusedWithADamagedJournalOfEtc(t *testing.T) {
 
 // Of what is damaged only the journal of etc and the manifest are there in the next boot, and the first is needed before.
 func TestRebootWithADamagedFile(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for j, file := range []stateFile{journalFile, manifestFile} {
 		for i, how := range damages {
@@ -264,6 +269,7 @@ func TestRebootWithADamagedFile(t *testing.T) {
 
 // And if nothing could be taken back at shutdown, because the power was cut, then at boot.
 func TestPowerCutWithADamagedJournalOfEtc(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for i, how := range damages {
 		if !isExhaustive() && i < 3 {
@@ -308,6 +314,7 @@ func requireLastLine(t *testing.T, m *nspawn.Machine, result string) {
 // A transaction ends with what it was to lead to, or with what was before it; or, where nobody knows any more what that was, in the booted
 // tree.
 func TestDamagedFileInTheMidstOfATransaction(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for j, in := range []struct {
 		file  stateFile
@@ -370,6 +377,7 @@ func other(r *releases) string  { return r.other }
 
 // A file of a transaction that nobody has begun says nothing that could be taken back, and is in nobody's way.
 func TestDamagedFileOfNoTransaction(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for _, file := range []stateFile{transactionFile, planFile} {
 		for _, content := range []string{"", "{", "\x00\xff noise"} {

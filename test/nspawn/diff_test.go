@@ -41,6 +41,7 @@ func packagesOf(t *testing.T, commit string) []string {
 }
 
 func TestDiffTellsThePackagesAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	v1 := product(t, nspawn.Trixie)
 	v2 := lab.WithProduct(t, lab.Base(t, nspawn.Trixie, nspawn.Servers))
 	m := lab.Machine(t, v1, nspawn.Options{})
@@ -123,6 +124,7 @@ func TestDiffTellsThePackagesAndChangesNothing(t *testing.T) {
 }
 
 func TestAdditivePolicyGoesByPackages(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	makeTransient(m)
 	status := func(edit func(string) string) func(*nspawn.Tree) {

@@ -203,6 +203,7 @@ func (c etcCase) isForgotten() bool {
 }
 
 func TestEtcIsWhatADeploymentOfTheCommitHas(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		cases := etcCases()
 		v1 := lab.Derive(t, product(t, suite), func(tree *nspawn.Tree) {
@@ -259,6 +260,7 @@ func etcOfDeployment(t *testing.T, m *nspawn.Machine, commit string) nspawn.Snap
 }
 
 func TestSystemUsersArriveBesideLocalOnesAndGoAgain(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, withUsers)
 	m.Run("useradd", "--uid=1500", "--create-home", "local")
@@ -352,6 +354,7 @@ func requireUser(t *testing.T, m *nspawn.Machine, name string, there bool) {
 }
 
 func TestLocallyMadeLdSoCacheListsTheLibrariesOfTheTarget(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, _ := productMachine(t, suite, nspawn.Options{})
 		v2 := lab.WithProduct(t, lab.Base(t, suite, nspawn.Servers))
@@ -379,6 +382,7 @@ func TestLocallyMadeLdSoCacheListsTheLibrariesOfTheTarget(t *testing.T) {
 func withoutLock(etc nspawn.Snapshot) nspawn.Snapshot { return etc.Without(".pwd.lock") }
 
 func TestTwoAppliesAndAResetLeaveEverythingAsItWas(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		v1 := lab.Derive(t, product(t, suite), func(tree *nspawn.Tree) {
 			tree.Write("usr/etc/lab/one", "1\n", 0o644)

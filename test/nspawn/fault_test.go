@@ -50,7 +50,7 @@ func starting(unit string) func(*course) nspawn.Result {
 	return func(c *course) nspawn.Result {
 		result := c.m.Try("systemctl", "start", unit)
 		// Recover only starts the rollback.
-		c.m.Run("timeout", "60", "sh", "-c", `until [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.02; done`)
+		c.m.Run("timeout", "60", "sh", "-c", `until [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.1; done`)
 		return result
 	}
 }
@@ -279,6 +279,7 @@ func (c *course) reference(t *testing.T, d disturbance, verb string) reference {
 }
 
 func TestFaultsWhereSomethingIsLiveOrStagedOrLeft(t *testing.T) {
+	t.Parallel()
 	for _, one := range courses {
 		t.Run(one.name, func(t *testing.T) {
 			t.Parallel()

@@ -8,6 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// runUnfreezing is Run of a command, with startUnfreezing.
+func runUnfreezing(cmd *exec.Cmd) error {
+	if err := startUnfreezing(cmd); err != nil {
+		return err
+	}
+	return cmd.Wait()
+}
+
 // startUnfreezing starts a program that is told, as all that it starts are, that its filesystems cannot be frozen (FIFREEZE of ioctl_fsfreeze(2)
 // fails with EOPNOTSUPP). All machines are on one filesystem, which a real one has for itself. libostree freezes it for an instant when it
 // has written to /boot; whoever remounts it then, as libostree does before it writes, fails, and a freeze outlives who is killed

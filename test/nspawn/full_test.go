@@ -64,6 +64,7 @@ func awaitStop(m *nspawn.Machine) {
 
 // The filesystem has room for the commit when prepare looks, and none any more at a later instant.
 func TestDiskThatFillsUpMeanwhile(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	v2 := lab.Derive(t, v1, hungry)
 	m := smallMachine(t, v1, v2)
@@ -113,6 +114,7 @@ func TestDiskThatFillsUpMeanwhile(t *testing.T) {
 
 // What was applied can be taken back without any room.
 func TestResetOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	v2 := lab.Derive(t, v1, hungry)
 	m := smallMachine(t, v1, v2)

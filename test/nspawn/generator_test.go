@@ -28,6 +28,7 @@ func generated(m *nspawn.Machine) string {
 const update = "[Auto]\nUpdate=yes\nOnCalendar=2099-01-01\n"
 
 func TestWhatRunsAfterABoot(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, _ := automaticMachine(t, suite, "")
 		equal(t, "active units", ofLiveapply(m, "active"), "liveapply-staged.path")
@@ -41,6 +42,7 @@ func TestWhatRunsAfterABoot(t *testing.T) {
 }
 
 func TestWhatIsMaskedStaysMasked(t *testing.T) {
+	t.Parallel()
 	m, _ := automaticMachine(t, nspawn.Trixie, update+"Window=Sat 02:00 4h\n")
 	m.Run("systemctl", "mask", "liveapply-staged.path", "liveapply-update.timer", "liveapply-window.timer")
 	m.Reboot()
@@ -50,6 +52,7 @@ func TestWhatIsMaskedStaysMasked(t *testing.T) {
 
 // What runs is asked for by the configuration, or by systemctl enable. The presets of a first boot ask for nothing.
 func TestWhatIsEnabledRuns(t *testing.T) {
+	t.Parallel()
 	m, _ := automaticMachine(t, nspawn.Trixie, "[Auto]\nApply=no\nOnCalendar=2099-01-01\n")
 	equal(t, "active units", ofLiveapply(m, "active"), "")
 	m.Run("systemctl", "preset", "liveapply-update.timer", "liveapply-staged.path")
@@ -62,6 +65,7 @@ func TestWhatIsEnabledRuns(t *testing.T) {
 }
 
 func TestNothingRunsIfLiveapplyIsOff(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := automaticMachine(t, suite, update+"Window=Sat 02:00 4h\n", "liveapply=off")
 		m.Run("systemctl", "enable", "liveapply-update.timer", "liveapply-staged.path")
@@ -87,6 +91,7 @@ func TestNothingRunsIfLiveapplyIsOff(t *testing.T) {
 
 // What a power cut left in /etc is recovered also with a bad configuration; a person can do that where liveapply is off.
 func TestPowerCutIsRecoveredWithABadConfiguration(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/etc/two", "two\n", 0o644) })
 	makeTransient(m)
@@ -107,6 +112,7 @@ func TestPowerCutIsRecoveredWithABadConfiguration(t *testing.T) {
 }
 
 func TestPowerCutIsRecoveredByAPersonWhereLiveapplyIsOff(t *testing.T) {
+	t.Parallel()
 	commit := product(t, nspawn.Trixie)
 	m := lab.Machine(t, commit, nspawn.Options{})
 	m.Boot()
@@ -124,6 +130,7 @@ func TestPowerCutIsRecoveredByAPersonWhereLiveapplyIsOff(t *testing.T) {
 
 // The generator writes nowhere but into its directory.
 func TestGeneratorWritesOnlyIntoItsDirectory(t *testing.T) {
+	t.Parallel()
 	m, _ := automaticMachine(t, nspawn.Trixie, update+"Window=Sat 02:00 4h\nUpdateCommand=true\n")
 	m.Run("mkdir", "/run/normal", "/run/early", "/run/late")
 	trace := m.Run("sh", "-c", "strace -f -qq -e trace=%file,%network,write /usr/lib/systemd/system-generators/liveapply-generator /run/normal /run/early /run/late 2>&1")

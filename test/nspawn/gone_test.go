@@ -52,6 +52,7 @@ func pruneLive(t *testing.T, m *nspawn.Machine, r *releases) {
 }
 
 func TestUsrStaysWholeWhateverHappensToTheLiveCommit(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	whole := treeOf(t, r.live)
 	for _, loss := range losses {
@@ -82,6 +83,7 @@ func TestUsrStaysWholeWhateverHappensToTheLiveCommit(t *testing.T) {
 }
 
 func TestRebootWhateverHappensToTheLiveCommit(t *testing.T) {
+	t.Parallel()
 	for _, loss := range losses {
 		if !isExhaustive() && loss.name != "all of it" {
 			continue
@@ -105,6 +107,7 @@ func TestRebootWhateverHappensToTheLiveCommit(t *testing.T) {
 
 // Without the live commit it is not known which of /etc are its defaults. It can be had again, or is not needed any more after a reset.
 func TestAnotherCommitIsRefusedWhenTheLiveOneIsPruned(t *testing.T) {
+	t.Parallel()
 	m, r := newReleases(t)
 	for _, mend := range []struct {
 		name string

@@ -46,7 +46,10 @@ func machine(t *testing.T, suite nspawn.Suite, options nspawn.Options) (m *nspaw
 // eachSuite runs a test on every suite.
 func eachSuite(t *testing.T, test func(t *testing.T, suite nspawn.Suite)) {
 	for _, suite := range suites {
-		t.Run(string(suite), func(t *testing.T) { test(t, suite) })
+		t.Run(string(suite), func(t *testing.T) {
+			t.Parallel()
+			test(t, suite)
+		})
 	}
 }
 
@@ -58,6 +61,7 @@ func equal[T comparable](t *testing.T, what string, got, want T) {
 }
 
 func TestMachineBootsLikeARealOne(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, commit := machine(t, suite, nspawn.Options{KernelArgs: []string{"test.argument=1"}})
 		equal(t, "system state", m.Try("systemctl", "is-system-running").Stdout, "running")
@@ -79,6 +83,7 @@ func TestMachineBootsLikeARealOne(t *testing.T) {
 }
 
 func TestUsrShowsTheCommit(t *testing.T) {
+	t.Parallel()
 	m, commit := machine(t, nspawn.Trixie, nspawn.Options{})
 	want := snapshot(t, lab.Checkout(t, commit)+"/usr")
 	if len(want) < 5000 {
@@ -90,6 +95,7 @@ func TestUsrShowsTheCommit(t *testing.T) {
 }
 
 func TestStagedCommitIsBootedNext(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := machine(t, suite, nspawn.Options{})
 		v2 := lab.Derive(t, v1, func(tree *nspawn.Tree) {
@@ -112,6 +118,7 @@ func TestStagedCommitIsBootedNext(t *testing.T) {
 
 // The image itself works: what a live apply of it fails to bring is then the live apply's fault.
 func TestServersServeAfterAReboot(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, _ := machine(t, suite, nspawn.Options{})
 		servers := lab.Base(t, suite, nspawn.Servers)
@@ -129,6 +136,7 @@ func TestServersServeAfterAReboot(t *testing.T) {
 }
 
 func TestPowerCutKeepsWhatIsOnDisk(t *testing.T) {
+	t.Parallel()
 	m, v1 := machine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := lab.Derive(t, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/release", "2\n", 0o644) })
 	m.Pull(v2)
@@ -145,6 +153,7 @@ func TestPowerCutKeepsWhatIsOnDisk(t *testing.T) {
 }
 
 func TestPowerOffAndOn(t *testing.T) {
+	t.Parallel()
 	m, v1 := machine(t, nspawn.Trixie, nspawn.Options{})
 	m.PowerOff()
 	m.Boot()
@@ -152,6 +161,7 @@ func TestPowerOffAndOn(t *testing.T) {
 }
 
 func TestPeerGroupOfUsr(t *testing.T) {
+	t.Parallel()
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprintf("shared=%v", shared), func(t *testing.T) {
 			m, _ := machine(t, nspawn.Trixie, nspawn.Options{UsrInPeerGroupOfRoot: shared})
@@ -171,11 +181,13 @@ func TestPeerGroupOfUsr(t *testing.T) {
 }
 
 func TestSysrootIsWritableWhereAskedFor(t *testing.T) {
+	t.Parallel()
 	m, _ := machine(t, nspawn.Trixie, nspawn.Options{WritableSysroot: true})
 	equal(t, "/sysroot is writable", m.Try("test", "-w", "/sysroot").Code == 0, true)
 }
 
 func TestDerivedCommitHoldsTheEdits(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Base(t, nspawn.Trixie, nspawn.Minimal)
 	v2 := lab.Derive(t, v1, func(tree *nspawn.Tree) {
 		tree.Write("usr/share/new/file with space", "new", 0o4755)
@@ -216,6 +228,7 @@ func TestDerivedCommitHoldsTheEdits(t *testing.T) {
 }
 
 func TestDiffNamesEveryDifference(t *testing.T) {
+	t.Parallel()
 	file := nspawn.Entry{Mode: 0o100644, SHA256: "aa"}
 	got := nspawn.Diff(
 		nspawn.Snapshot{"same": file, "changed": file, "missing": file},
@@ -239,6 +252,7 @@ func snapshot(t *testing.T, dir string) nspawn.Snapshot {
 
 // A process in the background is what a test watches the machine with while a commit is applied.
 func TestProcessInTheBackground(t *testing.T) {
+	t.Parallel()
 	m, _ := machine(t, nspawn.Trixie, nspawn.Options{})
 	p := m.Start("sh", "-c", "trap 'echo stopped; exit' TERM; echo started; sleep infinity & wait")
 	for p.Output() == "" {

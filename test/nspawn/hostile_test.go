@@ -163,6 +163,7 @@ var hostilities = []hostility{
 
 // Whatever is in the commit or in /etc, nothing but /usr and /etc changes. (libostree itself commits no fifos and no devices.)
 func TestNothingOutsideOfUsrAndEtcIsTouched(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), func(tree *nspawn.Tree) {
 		for _, h := range hostilities {
 			h.before(tree, "usr/etc/"+h.path())
@@ -221,6 +222,7 @@ func TestNothingOutsideOfUsrAndEtcIsTouched(t *testing.T) {
 
 // A directory that becomes a link out of /etc when the phase etc is about to work in it, or when its changes are taken back.
 func TestDirectoryThatBecomesALinkMeanwhile(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), func(tree *nspawn.Tree) { twoDirectories(tree, "usr/etc/hostile/link") })
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
@@ -264,6 +266,7 @@ const mostMemory = 128
 
 // A tenth of the changes are in /etc. In CI it is a fifth of them all.
 func TestHundredThousandChanges(t *testing.T) {
+	t.Parallel()
 	changes := sampled(20_000, 100_000)
 	v1 := product(t, nspawn.Trixie)
 	many := func(tree *nspawn.Tree, dir string, n int) {

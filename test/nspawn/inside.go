@@ -36,10 +36,7 @@ func (m *Machine) Try(name string, args ...string) Result {
 	cmd := m.command(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := startUnfreezing(cmd)
-	if err == nil {
-		err = cmd.Wait()
-	}
+	err := runUnfreezing(cmd)
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		m.t.Fatalf("%s: run %s: %v", m.name, name, err)
 	}

@@ -81,7 +81,7 @@ func (l *Lab) Machine(t TB, commit string, options Options) *Machine {
 	m.configure("sysroot.readonly", strconv.FormatBool(!options.WritableSysroot))
 	must(t, "ostree", "admin", "--sysroot="+m.Sysroot(), "os-init", osName)
 	ref := m.Pull(commit)
-	// Without waiting for the disk, and without freezing it, see startUnfreezing.
+	// Without a sync of all that the host has, which libostree 2022.7 waits for.
 	must(t, "env", "OSTREE_SYSROOT_OPTS=skip-sync", "ostree", "admin", "--sysroot="+m.Sysroot(), "deploy", "--os="+osName, "--karg=rw", ref)
 	return m
 }

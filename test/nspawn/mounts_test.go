@@ -23,6 +23,7 @@ func requireLocal(t *testing.T, m *nspawn.Machine, when string, files map[string
 }
 
 func TestMountBelowUsrIsThereBeforeDuringAndAfter(t *testing.T) {
+	t.Parallel()
 	for _, on := range []struct {
 		suite  nspawn.Suite
 		shared bool
@@ -65,6 +66,7 @@ var mountedBelowUsr = []string{"local", "share/common-licenses", "lib/os-release
 
 // A state overlay makes a directory of the tree writable, with its changes in /var.
 func TestStateOverlayIsThereBeforeDuringAndAfter(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), func(tree *nspawn.Tree) {
 		tree.Write("usr/local/share/shipped", "1", 0o644)
 		tree.Symlink("/usr/lib/systemd/system/ostree-state-overlay@.service",
@@ -95,6 +97,7 @@ func TestStateOverlayIsThereBeforeDuringAndAfter(t *testing.T) {
 }
 
 func TestWhatIsMountedWhileLiveSurvivesReset(t *testing.T) {
+	t.Parallel()
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprintf("shared=%v", shared), func(t *testing.T) {
 			m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{UsrInPeerGroupOfRoot: shared})
@@ -117,6 +120,7 @@ func TestWhatIsMountedWhileLiveSurvivesReset(t *testing.T) {
 }
 
 func TestMountThatTheTargetHasNoPlaceForIsRefused(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	m.Run("mount", "-t", "tmpfs", "tmpfs", "/usr/share/common-licenses")
 	before := factsOf(t, m)
@@ -141,6 +145,7 @@ func TestMountThatTheTargetHasNoPlaceForIsRefused(t *testing.T) {
 
 // What is mounted only while a tree is live is in the way of a reset if the booted tree has no such directory.
 func TestResetWithAMountThatTheBootedTreeHasNoPlaceFor(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Mkdir("usr/share/new", 0o755) })
 	before := factsOf(t, m)

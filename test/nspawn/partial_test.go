@@ -80,6 +80,7 @@ func versions(m *nspawn.Machine) []string {
 }
 
 func TestPackagesAreTakenOutOfATarget(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	update := serversUpdate(t, m)
 	before, packages := factsOf(t, m), versions(m)
@@ -172,6 +173,7 @@ func requireOnlyTheirs(t *testing.T, old, new nspawn.Snapshot, own map[string]bo
 }
 
 func TestPackagesAreLeftOutOfATarget(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	update := serversUpdate(t, m)
 	before := factsOf(t, m)
@@ -205,6 +207,7 @@ func TestPackagesAreLeftOutOfATarget(t *testing.T) {
 }
 
 func TestSelectionsThatCannotBeAreRefused(t *testing.T) {
+	t.Parallel()
 	m, _ := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	update := serversUpdate(t, m)
 	before := factsOf(t, m)

@@ -105,7 +105,10 @@ func (o *outage) requireApplies(t *testing.T, m *nspawn.Machine, commit string) 
 	requireSameAfterBoot(t, m, o.before)
 }
 
-func TestPowerCutTakesEverythingBack(t *testing.T) { eachSuite(t, testPowerCuts) }
+func TestPowerCutTakesEverythingBack(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, testPowerCuts)
+}
 
 func testPowerCuts(t *testing.T, suite nspawn.Suite) {
 	o, m := newOutage(t, suite)
@@ -144,6 +147,7 @@ func testPowerCuts(t *testing.T, suite nspawn.Suite) {
 
 // The instants are anywhere, whatever the machine is doing then. The administrator edits a default just before the power goes.
 func TestPowerCutAtAnyInstantTakesEverythingBack(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	o, m := newOutage(t, nspawn.Trixie)
 	v2 := derived(t, m, o.booted, labRelease("2"))
@@ -186,6 +190,7 @@ func TestPowerCutAtAnyInstantTakesEverythingBack(t *testing.T) {
 // Which deployment a machine comes up in that lost power while it went down, libostree decides. The /etc that belongs to the new one is
 // what libostree merges from the administrator's own, not from the live one.
 func TestPowerCutDuringShutdownLeadsToTheOldOrTheNewDeployment(t *testing.T) {
+	t.Parallel()
 	random := seeded(t)
 	o, m := newOutage(t, nspawn.Trixie)
 	target := derived(t, m, o.booted, labRelease("2"))

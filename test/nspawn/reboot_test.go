@@ -12,6 +12,7 @@ import (
 
 // The boots of one machine, each of which begins as the one before has left it.
 func TestReboots(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
 		m := lab.Machine(t, v1, nspawn.Options{})

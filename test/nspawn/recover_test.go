@@ -22,6 +22,7 @@ func interrupt(t *testing.T, m *nspawn.Machine, commit string) {
 }
 
 func TestInterruptedTransactionIsTakenBackByWhatComesNext(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
@@ -86,6 +87,7 @@ func TestInterruptedTransactionIsTakenBackByWhatComesNext(t *testing.T) {
 }
 
 func TestLostStampIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
@@ -114,7 +116,7 @@ func TestLostStampIsMadeAgain(t *testing.T) {
 			m.Run("sh", "-c", command)
 			equal(t, "live commit in the status", status(t, m).Live, v3)
 			m.Run("timeout", "60", "sh", "-c", "until grep -q "+v3+" "+file+"; do sleep 0.02; done")
-			m.Run("timeout", "60", "sh", "-c", "while systemctl is-active --quiet liveapply-recover.service; do sleep 0.02; done")
+			m.Run("timeout", "60", "sh", "-c", "while systemctl is-active --quiet liveapply-recover.service; do sleep 0.1; done")
 			if got := known(m); !equalStamps(got, want) {
 				t.Errorf("the stamp is %+v, and was %+v", got, want)
 			}
@@ -134,6 +136,7 @@ func equalStamps(a, b stamp) bool {
 // The stamp changes in every phase: what watches it must not run then, nor where nothing is live, nor at a boot after which there is
 // nothing to recover.
 func TestNothingRecoversWhereNothingIsLost(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
@@ -157,6 +160,7 @@ func TestNothingRecoversWhereNothingIsLost(t *testing.T) {
 }
 
 func TestResetWorksWhereARollbackDoesNot(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
@@ -176,6 +180,7 @@ func TestResetWorksWhereARollbackDoesNot(t *testing.T) {
 // A staged deployment gets its /etc from the administrator's own, also if the machine is shut down in the midst of an application of
 // another commit.
 func TestShutdownInTheMidstOfAnApplication(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()

@@ -94,6 +94,7 @@ func objectsOf(t *testing.T, m *nspawn.Machine, commit, path string) []string {
 }
 
 func TestDamagedRepoIsRefused(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	// A new one for each test: what has been looked at is not looked at again.
 	target := func(t *testing.T) string {
@@ -231,6 +232,7 @@ func copyObject(t *testing.T, m *nspawn.Machine, name, old, edit string) string 
 }
 
 func TestTreeThatCannotBeAppliedIsRefused(t *testing.T) {
+	t.Parallel()
 	v0 := product(t, nspawn.Trixie)
 	v1 := lab.Derive(t, v0, func(tree *nspawn.Tree) { tree.Write("usr/share/changed", "old", 0o644) })
 	m := lab.Machine(t, v1, nspawn.Options{})
@@ -293,6 +295,7 @@ func TestTreeThatCannotBeAppliedIsRefused(t *testing.T) {
 }
 
 func TestForceLiftsTheGuards(t *testing.T) {
+	t.Parallel()
 	v0 := product(t, nspawn.Trixie)
 	v1 := lab.Derive(t, v0, func(tree *nspawn.Tree) { tree.Write("usr/share/changed", "old", 0o644) })
 	m := lab.Machine(t, v1, nspawn.Options{})
@@ -314,6 +317,7 @@ func TestForceLiftsTheGuards(t *testing.T) {
 
 // The second one is refused because of the live tree, and that stays.
 func TestRefusalLeavesTheLiveTree(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
 		tree.Write("usr/share/two", "2", 0o644)
@@ -327,6 +331,7 @@ func TestRefusalLeavesTheLiveTree(t *testing.T) {
 }
 
 func TestUnlockedUsrIsRefused(t *testing.T) {
+	t.Parallel()
 	options := map[nspawn.Suite][]string{nspawn.Trixie: {"", "--transient", "--hotfix"}, nspawn.Bookworm: {""}}
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		for _, option := range options[suite] {
@@ -345,6 +350,7 @@ func TestUnlockedUsrIsRefused(t *testing.T) {
 
 // And the other way round.
 func TestAdminUnlockRefusesWhileSomethingIsLive(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	target := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/new", "new", 0o644) })
 	apply(t, m, target)
@@ -363,6 +369,7 @@ func TestAdminUnlockRefusesWhileSomethingIsLive(t *testing.T) {
 
 // The check comes before the work: there is no half layer to be removed.
 func TestTooLittleSpaceIsRefused(t *testing.T) {
+	t.Parallel()
 	v1 := product(t, nspawn.Trixie)
 	directories := func(tree *nspawn.Tree) {
 		for i := range 500 {
@@ -385,7 +392,8 @@ func TestTooLittleSpaceIsRefused(t *testing.T) {
 	fs := fileSystemOf(t, m)
 	m.Run("fallocate", fmt.Sprintf("--length=%d", int64(fs.Bavail)*fs.Bsize-3<<20), "/var/filled")
 	refused("KiB", "ostree admin cleanup")
-	requireRefused(t, m, before, refusal{commit: few, says: []string{"staging a deployment", "No space left on device"}})
+	// Once: what libostree has checked out until then stays, and whether the next one even has room for its layer is a matter of a block.
+	requireRefused(t, m, before, refusal{commit: few, options: []string{"--allow=replace"}, says: []string{"staging a deployment", "No space left on device"}})
 	m.Run("rm", "/var/filled")
 
 	m.Run("mkdir", "/var/filled")
@@ -421,6 +429,7 @@ func smallMachine(t *testing.T, booted string, others ...string) *nspawn.Machine
 	// From here on the machine has it; the host's mount would only be in the way.
 	defer host("umount", "--lazy", m.Sysroot())
 	m.Boot()
+	m.Run("journalctl", "--relinquish-var") // the journal would take room there whenever it likes
 	return m
 }
 
@@ -434,6 +443,7 @@ func fileSystemOf(t *testing.T, m *nspawn.Machine) unix.Statfs_t {
 }
 
 func TestOnlyRootCanApply(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	target := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/new", "new", 0o644) })
 	before := factsOf(t, m)
@@ -454,6 +464,7 @@ func TestOnlyRootCanApply(t *testing.T) {
 
 // A root directory that was not booted: a chroot of the same files.
 func TestSystemThatWasNotBootedFromOSTreeIsRefused(t *testing.T) {
+	t.Parallel()
 	commit := product(t, nspawn.Trixie)
 	root := lab.Checkout(t, commit)
 	before := snapshot(t, root)

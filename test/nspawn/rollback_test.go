@@ -29,7 +29,7 @@ func removeDropIns(m *nspawn.Machine) {
 
 // awaitProperty waits until systemd shows a value of a unit.
 func awaitProperty(m *nspawn.Machine, unit, property, value string) {
-	m.Run("timeout", "60", "sh", "-c", fmt.Sprintf(`until [ "$(systemctl show --value --property=%s '%s')" = '%s' ]; do sleep 0.02; done`, property, unit, value))
+	m.Run("timeout", "60", "sh", "-c", fmt.Sprintf(`until [ "$(systemctl show --value --property=%s '%s')" = '%s' ]; do sleep 0.1; done`, property, unit, value))
 }
 
 // holdAfter starts to apply a commit, and returns when a phase has done its work and the next one has not begun.
@@ -61,6 +61,7 @@ var failures = []failure{
 const helper = "/usr/libexec/liveapply/liveapply-helper"
 
 func TestPhaseThatFailsIsRolledBack(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
@@ -131,6 +132,7 @@ func requireRolledBack(t *testing.T, m *nspawn.Machine, live, target string) {
 
 // When record has set its mark, the target is live: what is left to do is then done by the rollback.
 func TestRecordThatIsKilledAfterItsMarkIsBroughtToItsEnd(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := derived(t, m, v1, labRelease("2"))
 	before := factsOf(t, m)
@@ -156,6 +158,7 @@ func TestRecordThatIsKilledAfterItsMarkIsBroughtToItsEnd(t *testing.T) {
 }
 
 func TestStopInTheMiddleIsRolledBack(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
@@ -195,10 +198,11 @@ func forgetOutcomes(m *nspawn.Machine) { m.Run("sh", "-c", "rm -f /run/liveapply
 
 // awaitEnd waits until no transaction is under way.
 func awaitEnd(m *nspawn.Machine) {
-	m.Run("timeout", "60", "sh", "-c", `until [ ! -e /run/liveapply/transaction.json ] && [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.02; done`)
+	m.Run("timeout", "60", "sh", "-c", `until [ ! -e /run/liveapply/transaction.json ] && [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.1; done`)
 }
 
 func TestApplicationThatWaitsIsNotHarmedByTheOneBefore(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
@@ -236,13 +240,14 @@ func TestApplicationThatWaitsIsNotHarmedByTheOneBefore(t *testing.T) {
 		m.Run("systemctl", "start", "--no-block", "liveapply-reset.service")
 		awaitProperty(m, "liveapply-reset.service", "StatusText", "taking back the changes of /etc")
 		waiting := m.Start("systemctl", "start", applyUnit(v3))
-		m.Run("timeout", "60", "sh", "-c", "until systemctl list-jobs --no-legend | grep -q liveapply-prepare@"+v3+"; do sleep 0.02; done")
+		m.Run("timeout", "60", "sh", "-c", "until systemctl list-jobs --no-legend | grep -q liveapply-prepare@"+v3+"; do sleep 0.1; done")
 		m.Write("/run/go", "")
 		requireApplied(t, m, waiting)
 	})
 }
 
 func TestStagedDeploymentOfSomebodyElseStaysTheirs(t *testing.T) {
+	t.Parallel()
 	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
@@ -299,6 +304,7 @@ func TestStagedDeploymentOfSomebodyElseStaysTheirs(t *testing.T) {
 }
 
 func TestRefIsAppliedByItsName(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	v2 := lab.Derive(t, v1, labRelease("2"))
 	ref := m.Pull(v2)

@@ -14,6 +14,7 @@ import (
 
 // docs/security.md has a row for each service, with its exposure level as systemd 257 sees it.
 func TestExposureOfTheUnitsIsDocumented(t *testing.T) {
+	t.Parallel()
 	page, err := os.ReadFile("../../docs/security.md")
 	if err != nil {
 		t.Fatal(err)

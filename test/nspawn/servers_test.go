@@ -10,6 +10,7 @@ import (
 )
 
 func TestServersThatArriveByALiveApplyServe(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, _ := productMachine(t, suite, nspawn.Options{})
 		servers := lab.WithProduct(t, lab.Base(t, suite, nspawn.Servers))

@@ -136,6 +136,7 @@ func signedMachine(t *testing.T, suite nspawn.Suite) (m *nspawn.Machine, v1 stri
 }
 
 func TestOnlyWhatIsSignedIsApplied(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1, trusted := signedMachine(t, suite)
 		good := added(t, m, v1, "good")
@@ -171,6 +172,7 @@ func dryRunAsNobody(t *testing.T, m *nspawn.Machine, commit string, code int) (s
 }
 
 func TestSignaturesAreVerifiedAsTheRemoteIsConfigured(t *testing.T) {
+	t.Parallel()
 	m, v1, trusted := signedMachine(t, nspawn.Trixie)
 	stranger, old := newGPGKey(t, ""), newGPGKey(t, "20200101T000000")
 	const key, other = signKey("key"), signKey("other")
@@ -289,6 +291,7 @@ func copySignature(t *testing.T, m *nspawn.Machine, from, to string) {
 
 // The bus has a sandbox of its own.
 func TestBusForeseesWhetherASignatureIsMissing(t *testing.T) {
+	t.Parallel()
 	m, v1 := busMachine(t)
 	trusted := newGPGKey(t, "")
 	addRemote(t, m, "debian", trusted.keyring)

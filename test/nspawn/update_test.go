@@ -56,6 +56,7 @@ func updatingMachine(t *testing.T, suite nspawn.Suite) (m *nspawn.Machine, commi
 }
 
 func TestTimerFetchesStagesAndApplies(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := updatingMachine(t, suite)
 		followServed(t, m, v1, nil)
@@ -79,6 +80,7 @@ func TestTimerFetchesStagesAndApplies(t *testing.T) {
 }
 
 func TestUpdateIsOnlyStagedWithoutApply(t *testing.T) {
+	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "[Auto]\nApply=no\n")
 	followServed(t, m, v1, nil)
 	v2 := release(t, v1, "two")
@@ -91,6 +93,7 @@ func TestUpdateIsOnlyStagedWithoutApply(t *testing.T) {
 }
 
 func TestFailedUpdateIsSeenAndTriedAgain(t *testing.T) {
+	t.Parallel()
 	m, v1 := updatingMachine(t, nspawn.Trixie)
 	away := make(chan struct{})
 	followServed(t, m, v1, func(serve http.Handler) http.Handler {
@@ -121,6 +124,7 @@ func TestFailedUpdateIsSeenAndTriedAgain(t *testing.T) {
 
 // systemd parses the command, and the status that means "nothing new" is no failure.
 func TestUpdateCommand(t *testing.T) {
+	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "[Auto]\nUpdateCommand=/bin/sh -c 'ostree admin deploy --stage --os=debian \"$$(cat \"$0\")\" || exit 77' \"/run/what to stage\"\n")
 	v2 := adds(t, m, v1, "two")
 	m.Write("/run/what to stage", "none")

@@ -21,6 +21,7 @@ import (
 )
 
 func TestUsrIsTheTargetsTree(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		before, after := ostreetest.Written()
 		after["usr"] = ostreetest.Node{Mode: os.ModeDir | 0o751, UID: 3, GID: 4, Xattrs: map[string]string{"user.usr": "itself"}}
@@ -50,6 +51,7 @@ func TestUsrIsTheTargetsTree(t *testing.T) {
 
 // The trees come one after the other on the same machine, as updates do.
 func TestUsrIsTheTargetsTreeForAnyTree(t *testing.T) {
+	t.Parallel()
 	if err := flag.Set("rapid.checks", "12"); err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +152,7 @@ func drawNode(r *rapid.T, spec ostreetest.Spec, path string, depth int) {
 }
 
 func TestModulesOfTheRunningKernelStay(t *testing.T) {
+	t.Parallel()
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err != nil {
 		t.Fatal(err)
@@ -187,6 +190,7 @@ func TestModulesOfTheRunningKernelStay(t *testing.T) {
 // While the machine is switched a hundred times, other processes read what all trees have: a file that changes, one that does not, one in
 // a directory that is replaced, one in a directory that changes its mode, and one on another filesystem.
 func TestReadersSeeOneTreeOrTheOther(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	version := func(name string) string {
 		return derived(t, m, v1, func(tree *nspawn.Tree) {
@@ -237,6 +241,7 @@ func TestReadersSeeOneTreeOrTheOther(t *testing.T) {
 }
 
 func TestMountStackDoesNotGrow(t *testing.T) {
+	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	before := factsOf(t, m)
 	target := v1
@@ -264,6 +269,7 @@ func withoutPeers(table string) []string {
 
 // The kernel cannot mount beneath there: what is live goes on top each time, and all of it away at reset.
 func TestUsrInThePeerGroupOfItsParent(t *testing.T) {
+	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		m, v1 := productMachine(t, suite, nspawn.Options{UsrInPeerGroupOfRoot: true})
 		m.Run("mount", "-t", "tmpfs", "tmpfs", "/usr/local")
@@ -283,6 +289,7 @@ func TestUsrInThePeerGroupOfItsParent(t *testing.T) {
 
 // Services in mount namespaces of their own are told by propagation.
 func TestSandboxedServicesSeeTheNewTree(t *testing.T) {
+	t.Parallel()
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprintf("shared=%v", shared), func(t *testing.T) {
 			m, base := productMachine(t, nspawn.Trixie, nspawn.Options{UsrInPeerGroupOfRoot: shared})
@@ -325,6 +332,7 @@ func TestSandboxedServicesSeeTheNewTree(t *testing.T) {
 // A service that has mounts of its own below /usr, and was started while a tree is live, keeps that tree: the kernel does not take a mount away
 // that has others on it. What it sees is whole all the same, for as long as it runs.
 func TestServiceWithMountsOfItsOwnBelowUsrKeepsAWholeTree(t *testing.T) {
+	t.Parallel()
 	m, base := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	numbered := func(number string) string {
 		return derived(t, m, base, func(tree *nspawn.Tree) {
@@ -351,6 +359,7 @@ func TestServiceWithMountsOfItsOwnBelowUsrKeepsAWholeTree(t *testing.T) {
 }
 
 func TestProcessesKeepTheTreeTheyRunOn(t *testing.T) {
+	t.Parallel()
 	m, base := productMachine(t, nspawn.Trixie, nspawn.Options{})
 	numbered := func(number string) string {
 		return derived(t, m, base, func(tree *nspawn.Tree) {

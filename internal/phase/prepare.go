@@ -20,7 +20,6 @@ import (
 	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/treediff"
-	"github.com/liveapply/liveapply/internal/underlay"
 )
 
 // Prepare finds out whether a commit can be applied and makes all that the later phases need: the layer, and the plan.
@@ -143,12 +142,6 @@ func (p *preparation) apply(ctx context.Context) error {
 		return err
 	}
 	return step("try the target", func() error { return p.try(ctx) })
-}
-
-// try runs a program of the target.
-func (p *preparation) try(ctx context.Context) error {
-	status("trying to run a program of the target")
-	return p.Usr.Try(ctx, underlay.SourcePrefix+p.plan.Live.String(), p.plan.Layers, "/usr/bin/true")
 }
 
 // decide makes the plan, or refuses. It only reads.

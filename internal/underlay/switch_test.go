@@ -264,7 +264,7 @@ func TestTreeWithoutTheMountPointIsRefused(t *testing.T) {
 			}
 			before := m.table()
 			_, err := m.usr.Switch(SourcePrefix+"one", []string{layer})
-			tryErr := m.usr.Try(t.Context(), SourcePrefix+"one", []string{layer}, "/bin/true")
+			tryErr := m.usr.Try(t.Context(), SourcePrefix+"one", []string{layer}, Program{Name: "/bin/true"})
 			for _, err := range []error{err, tryErr} {
 				if err == nil || !strings.Contains(err.Error(), m.usr.Path+"/local is a mount point") {
 					t.Errorf("the error is %v", err)

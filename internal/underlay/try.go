@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -24,10 +25,17 @@ const nobody = 65534
 // maxOutput is how much of a program's output an error tells.
 const maxOutput = 2048
 
-// Try does what Switch would do, but in a mount namespace of its own, and runs the program argv in it, without privileges and
+// Program is a program to try.
+type Program struct {
+	Name string   // its path, or what messages call File
+	File *os.File // of another tree, but to run with the loader and the libraries of this one; nil for Name
+	Args []string
+}
+
+// Try does what Switch would do, but in a mount namespace of its own, and runs programs in it, without privileges and
 // environment. The error tells what the program said and how it ended. So a tree is refused here whose loader
 // or C library starts no program, which the kernel cannot compose, or which lacks a mount point in use.
-func (u Usr) Try(ctx context.Context, source string, layers []string, argv ...string) error {
+func (u Usr) Try(ctx context.Context, source string, layers []string, programs ...Program) error {
 	if err := checkSource(source, layers); err != nil {
 		return fmt.Errorf("trying %s: %w", source, err)
 	}
@@ -35,7 +43,12 @@ func (u Usr) Try(ctx context.Context, source string, layers []string, argv ...st
 		if err := u.mountCandidate(source, layers); err != nil {
 			return err
 		}
-		return run(ctx, argv)
+		for _, program := range programs {
+			if err := program.run(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("trying %s: %w", source, err)
@@ -84,14 +97,17 @@ func (u Usr) mountCandidate(source string, layers []string) error {
 
 // run starts a program from the calling thread, which ends soon after: so it is not only killed with
 // this process (PR_SET_PDEATHSIG is about the thread), but can also be denied setuid programs by way of the thread.
-func run(ctx context.Context, argv []string) error {
+func (p Program) run(ctx context.Context) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl no_new_privs: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
 	var output limited
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd := exec.CommandContext(ctx, p.Name, p.Args...)
+	if p.File != nil {
+		cmd.Path, cmd.ExtraFiles = "/proc/self/fd/3", []*os.File{p.File}
+	}
 	cmd.Dir, cmd.Env = "/", []string{}
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -110,9 +126,9 @@ func run(ctx context.Context, argv []string) error {
 	}
 	said := strings.TrimSpace(output.String())
 	if said == "" {
-		return fmt.Errorf("the tree cannot run %s: %w", argv[0], err)
+		return fmt.Errorf("the tree cannot run %s: %w", p.Name, err)
 	}
-	return fmt.Errorf("the tree cannot run %s: %w: it said %q", argv[0], err, said)
+	return fmt.Errorf("the tree cannot run %s: %w: it said %q", p.Name, err, said)
 }
 
 // limited keeps the beginning of what is written to it, and no more (a bytes.Buffer inside it would be read into as a whole). Children that

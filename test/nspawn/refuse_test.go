@@ -251,6 +251,10 @@ func TestTreeThatCannotBeAppliedIsRefused(t *testing.T) {
 		{"broken C library", func(tree *nspawn.Tree) { tree.Write(libc, "not a library", 0o755) }, []string{"/usr/bin/true", "libc.so.6"}},
 		{"no C library", func(tree *nspawn.Tree) { tree.Remove(libc) }, []string{"/usr/bin/true", "libc.so.6"}},
 		{"no loader", func(tree *nspawn.Tree) { tree.Remove(loader) }, []string{"/usr/bin/true"}},
+		{"another version of systemd's own library", func(tree *nspawn.Tree) {
+			const dir = "usr/lib/x86_64-linux-gnu/systemd/"
+			tree.Rename(dir+"libsystemd-shared-257.so", dir+"libsystemd-shared-258.so")
+		}, []string{"what the running systemd starts programs with", "libsystemd-shared-257.so"}},
 		{"no /usr", func(tree *nspawn.Tree) { tree.Remove("usr") }, nil},
 		{"another release", func(tree *nspawn.Tree) {
 			tree.Write("usr/lib/os-release", "ID=debian\nVERSION_ID=\"99\"\n", 0o644)

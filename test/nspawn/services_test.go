@@ -74,6 +74,7 @@ func configure(m *nspawn.Machine, lines ...string) {
 }
 
 func TestServicesAreRestartedAsTheConfigurationSays(t *testing.T) {
+	t.Parallel()
 	m, _, v2 := servicesMachine(t)
 	old := map[string]string{"lab-plain": "1", "lab-ignored": "1", "lab-reloaded": "1", "lab-once": "1", "lab-instance@1": "1", "lab-instance@2": "1", "lab-configured": "1"}
 	new := map[string]string{"lab-plain": "2", "lab-ignored": "1", "lab-reloaded": "reloaded 2", "lab-once": "1", "lab-instance@1": "2", "lab-instance@2": "2", "lab-configured": "configuration 2"}
@@ -120,6 +121,7 @@ func withNewlines(versions map[string]string) map[string]string {
 }
 
 func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
+	t.Parallel()
 	m, v1, _ := servicesMachine(t)
 	configure(m, "RestartServices=changed", "HealthTimeout=4s")
 	m.Run("systemctl", "restart", "lab-plain")
@@ -161,6 +163,7 @@ func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
 }
 
 func TestHealthCheckThatFailsTakesTheCommitBack(t *testing.T) {
+	t.Parallel()
 	m, v1, v2 := servicesMachine(t)
 	configure(m)
 	before := factsOf(t, m)

@@ -41,7 +41,8 @@ func (r *Repo) DraftDirtree(tree *Dirtree) Checksum {
 	return r.draft(data, dirtreeSuffix, nil, data)
 }
 
-// DraftCommit drafts a commit. Its Checksum and Metadata do not count; the metadata are the given strings and lists of strings.
+// DraftCommit drafts a commit. Its Checksum and Metadata do not count; the metadata are what
+// serializeVariant takes.
 func (r *Repo) DraftCommit(commit Commit, metadata map[string]any) Checksum {
 	data := commit.serialize(metadata)
 	return r.draft(data, commitSuffix, nil, data)
@@ -172,7 +173,7 @@ func (c *Commit) serialize(metadata map[string]any) []byte {
 	return appendOffsets(data, ends...)
 }
 
-// serializeMetadata returns a GVariant a{sv} of strings (s) and lists of them (as), by key.
+// serializeMetadata returns a GVariant a{sv}, by key.
 func serializeMetadata(metadata map[string]any) []byte {
 	var data []byte
 	var ends []int
@@ -188,18 +189,43 @@ func serializeMetadata(metadata map[string]any) []byte {
 	return appendOffsets(data, ends...)
 }
 
-// serializeVariant returns a GVariant v.
+// serializeVariant returns a GVariant v of a string (s), of a list of strings (as), or of one of five strings each (a(sssss)), which is how
+// rpm-ostree lists packages.
 func serializeVariant(value any) []byte {
-	if text, ok := value.(string); ok {
-		return append(append([]byte(text), 0), "\x00s"...)
+	switch value := value.(type) {
+	case string:
+		return append(serializeString(value), "\x00s"...)
+	case []string:
+		return append(serializeArray(value, serializeString), "\x00as"...)
+	case [][5]string:
+		return append(serializeArray(value, serializeStrings), "\x00a(sssss)"...)
 	}
+	panic(fmt.Sprintf("metadata of type %T", value))
+}
+
+func serializeString(text string) []byte { return append([]byte(text), 0) }
+
+// serializeStrings returns a GVariant (sssss). Offsets are those of all but the last, in reverse.
+func serializeStrings(texts [5]string) []byte {
 	var data []byte
 	var ends []int
-	for _, text := range value.([]string) {
-		data = append(append(data, text...), 0)
+	for _, text := range texts {
+		data = append(data, serializeString(text)...)
 		ends = append(ends, len(data))
 	}
-	return append(appendOffsets(data, ends...), "\x00as"...)
+	ends = ends[:len(ends)-1]
+	slices.Reverse(ends)
+	return appendOffsets(data, ends...)
+}
+
+func serializeArray[E any](elements []E, serialize func(E) []byte) []byte {
+	var data []byte
+	var ends []int
+	for _, element := range elements {
+		data = append(data, serialize(element)...)
+		ends = append(ends, len(data))
+	}
+	return appendOffsets(data, ends...)
 }
 
 // align8 pads to a multiple of 8 bytes, as GVariant aligns 64 bit numbers and variants.

@@ -38,7 +38,8 @@ func TestDraftsAreReadAndWrittenAsLibostreeWould(t *testing.T) {
 	})
 	commit := r.DraftCommit(Commit{
 		Parent: base, Subject: "A subject", Body: "and\na body", Timestamp: time.Unix(1700000000, 0), Root: Tree{Contents: root, Meta: parent.Root.Meta},
-	}, map[string]any{"test.text": "some text", "test.list": []string{"one", "", "three"}, "a": strings.Repeat("long ", 100)})
+	}, map[string]any{"test.text": "some text", "test.list": []string{"one", "", "three"},
+		"test.packages": [][5]string{{"zlib", "0", "1.3", "1.fc42", "x86_64"}, {strings.Repeat("long", 100), "", "2", "1", "noarch"}}, "test.none": [][5]string{}, "a": strings.Repeat("long ", 100)})
 
 	read := func() string {
 		t.Helper()
@@ -90,7 +91,8 @@ func TestDraftsAreReadAndWrittenAsLibostreeWould(t *testing.T) {
 			t.Errorf("ostree show does not have %q:\n%s", want, shown)
 		}
 	}
-	for key, want := range map[string]string{"test.text": "'some text'", "test.list": "['one', '', 'three']", "a": "'" + strings.Repeat("long ", 100) + "'"} {
+	for key, want := range map[string]string{"test.text": "'some text'", "test.list": "['one', '', 'three']", "test.none": "@a(sssss) []",
+		"test.packages": "[('zlib', '0', '1.3', '1.fc42', 'x86_64'), ('" + strings.Repeat("long", 100) + "', '', '2', '1', 'noarch')]", "a": "'" + strings.Repeat("long ", 100) + "'"} {
 		if got := strings.TrimSpace(ostree("show", "--print-metadata-key="+key, "drafted")); got != want {
 			t.Errorf("ostree show has %s as %s", key, got)
 		}

@@ -70,21 +70,27 @@ func (r *Repo) readlink(c Checksum) (string, error) {
 // ReadFile returns the content of a regular file of at most limit bytes, after it, the owner, mode and xattrs
 // were checked against the checksum.
 func (r *Repo) ReadFile(c Checksum, limit int64) ([]byte, error) {
+	var content bytes.Buffer
+	err := r.CopyFile(&content, c, limit)
+	return content.Bytes(), err
+}
+
+// CopyFile writes what ReadFile returns. Only without an error is what was written the file's content.
+func (r *Repo) CopyFile(dst io.Writer, c Checksum, limit int64) error {
 	file, err := r.file(c)
 	if err != nil {
-		return nil, r.objectError(c, fileSuffix, err)
+		return r.objectError(c, fileSuffix, err)
 	}
 	if file.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, r.objectError(c, fileSuffix, fmt.Errorf("it is a symbolic link to %q, not a regular file", file.Target))
+		return r.objectError(c, fileSuffix, fmt.Errorf("it is a symbolic link to %q, not a regular file", file.Target))
 	}
 	if file.Size > limit {
-		return nil, r.objectError(c, fileSuffix, fmt.Errorf("it has %d bytes, more than the %d that can be read", file.Size, limit))
+		return r.objectError(c, fileSuffix, fmt.Errorf("it has %d bytes, more than the %d that can be read", file.Size, limit))
 	}
-	content := bytes.NewBuffer(make([]byte, 0, file.Size))
-	if err := r.verify(c, file, content); err != nil {
-		return nil, err
+	if content, ok := dst.(*bytes.Buffer); ok {
+		content.Grow(int(file.Size))
 	}
-	return content.Bytes(), nil
+	return r.verify(c, file, dst)
 }
 
 // VerifyFile checks a file object, with content, owner, mode and xattrs, against its checksum.

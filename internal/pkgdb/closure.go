@@ -1,6 +1,7 @@
 package pkgdb
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -21,7 +22,7 @@ type Selection struct {
 // A package that live has, and that will do, stays as it is, also where the target has a newer version: as apt does. Else the first
 // alternative that the target has is taken. A selection that cannot stand alone is an error that gives the reason: a name is
 // unknown, something needed is not in the target, or what stays would lose what it needs, or is refused by what is taken (Breaks,
-// Conflicts). What is broken in live already may stay so.
+// Conflicts, and Obsoletes of what stays; what is taken takes the place of what it obsoletes). What is broken in live already may stay so.
 func Closure(target, live *Database, names []string) (Selection, error) {
 	return closure(target, live, names, "the target")
 }
@@ -34,10 +35,11 @@ func Except(target, live *Database, names []string) (Selection, error) {
 }
 
 func closure(wanted, base *Database, names []string, what string) (Selection, error) {
-	for _, db := range []*Database{wanted, base} {
-		if db.Format != Dpkg {
-			return Selection{}, fmt.Errorf("packages cannot be selected: %s, and only dpkg's database tells what packages need", db.describe())
-		}
+	switch {
+	case wanted.Format == None || base.Format == None:
+		return Selection{}, errors.New("packages cannot be selected: a commit has no package database")
+	case wanted.Format != base.Format:
+		return Selection{}, errors.New("packages cannot be selected: one commit has packages of dpkg, and the other one of rpm")
 	}
 	g, err := newGraph(base, wanted)
 	if err != nil {
@@ -56,13 +58,6 @@ func closure(wanted, base *Database, names []string, what string) (Selection, er
 		return Selection{}, err
 	}
 	return s.result(), nil
-}
-
-func (db *Database) describe() string {
-	if db.Format == None {
-		return "a commit has no package database"
-	}
-	return "the packages of a commit are only known from " + db.Source
 }
 
 // selection is the nodes that are taken, in the order in which the need for them was found.
@@ -105,13 +100,27 @@ func (s *selection) take(n *node) {
 	n.mixed = true
 	s.taken = append(s.taken, n)
 	for _, m := range s.byName[n.Name] {
-		if m.mixed && !m.wanted && (m.Arch == n.Arch || m.multiArch != "same" || n.multiArch != "same") {
+		if m.mixed && !m.wanted && !s.coexist(n, m) {
 			m.mixed = false
+		}
+	}
+	for _, r := range n.refuses {
+		if r.byName {
+			s.drop(n, r)
 		}
 	}
 	for _, m := range s.byName[n.Name] {
 		if m.wanted && s.isThere(m) {
 			s.take(m)
+		}
+	}
+}
+
+// drop takes out of the mixture what n obsoletes, as rpm does when it is installed.
+func (s *selection) drop(n *node, r refusal) {
+	for m := range s.concerned(r) {
+		if m.Name != n.Name && !m.wanted {
+			m.mixed = false
 		}
 	}
 }
@@ -138,18 +147,40 @@ func (s *selection) complete() error {
 }
 
 func (s *selection) satisfy(n *node) (took bool, err error) {
-	for _, alternatives := range n.needs {
-		if s.find(n, alternatives, inMix) != nil {
+	for _, d := range n.needs {
+		if s.holds(n, d, inMix) {
 			continue
 		}
-		m := s.find(n, alternatives, inWanted)
-		if m == nil {
-			return took, fmt.Errorf("%s cannot be selected: it needs %s, which %s does not have", n.Package, alternatives, s.what)
+		if !s.obtain(n, d) {
+			return took, fmt.Errorf("%s cannot be selected: it needs %s, which %s does not have", n.Package, d, s.what)
 		}
-		s.take(m)
 		took = true
 	}
 	return took, nil
+}
+
+// obtain takes packages for what n needs, and tells whether it found one. It may have to be called again.
+func (s *selection) obtain(n *node, d need) bool {
+	holds := func(part need) bool { return s.holds(n, part, inMix) }
+	switch d.op {
+	case opAnd:
+		took := false
+		for _, part := range d.parts {
+			took = !holds(part) && s.obtain(n, part) || took
+		}
+		return took
+	case opOr:
+		return slices.ContainsFunc(d.parts, func(part need) bool { return s.holds(n, part, inWanted) && s.obtain(n, part) })
+	case opIf, opUnless:
+		part, asked := d.branch(holds)
+		return asked && s.obtain(n, part)
+	}
+	m := s.find(n, d, inWanted)
+	if m == nil {
+		return false
+	}
+	s.take(m)
+	return true
 }
 
 // check looks at what stays beside what is taken.
@@ -160,13 +191,15 @@ func (s *selection) check() error {
 		}
 		if m, why := s.refused(n); m != nil {
 			return fmt.Errorf("the selection cannot stand alone: %s and %s must not be together (%s)%s", n.Package, m.Package, why, advice(n, m))
+		} else if why != "" {
+			return fmt.Errorf("the selection cannot stand alone: %s must not be beside what it makes (%s)%s", n.Package, why, advice(n))
 		}
 		if !n.base {
 			continue // complete has found all that it needs
 		}
-		for _, alternatives := range n.needs {
-			if s.find(n, alternatives, inMix) == nil && s.find(n, alternatives, inBase) != nil {
-				return fmt.Errorf("the selection cannot stand alone: %s stays, and needs %s%s", n.Package, alternatives, advice(n))
+		for _, d := range n.needs {
+			if !s.holds(n, d, inMix) && s.holds(n, d, inBase) {
+				return fmt.Errorf("the selection cannot stand alone: %s stays, and needs %s%s", n.Package, d, advice(n))
 			}
 		}
 	}

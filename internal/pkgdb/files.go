@@ -13,9 +13,6 @@ import (
 // order of the database. They are as the tree has them: "usr/bin/ls" where the package says /bin/ls and /bin is a link, "usr/etc/…"
 // for /etc, and the other name if another package diverted the file (dpkg-divert(1)). What a path names may be gone from the tree.
 func (db *Database) Files(p Package) ([]string, error) {
-	if db.Format != Dpkg {
-		return nil, fmt.Errorf("which files belong to %s is not known from %s", p, db.Source)
-	}
 	content, err := db.fileList(p)
 	if err != nil {
 		return nil, fmt.Errorf("package database %s: the list of files of %s: %w", db.Source, p, err)
@@ -33,8 +30,13 @@ func (db *Database) Files(p Package) ([]string, error) {
 	return files, nil
 }
 
-// fileList returns the content of info/<package>.list, or info/<package>:<arch>.list if it can be installed for several architectures.
+// fileList returns paths, one on each line: of dpkg, the content of info/<package>.list, or info/<package>:<arch>.list if it can be installed for
+// several architectures.
 func (db *Database) fileList(p Package) (string, error) {
+	if db.Format == RPM {
+		known, err := db.origin.rpm()
+		return known[p].files, err
+	}
 	for _, name := range []string{p.Name + ":" + p.Arch, p.Name} {
 		content, found, err := db.origin.readIn(path.Join("info", name+".list"))
 		if err != nil || found {
@@ -64,8 +66,10 @@ type renames struct {
 type diversion struct{ name, by string }
 
 func (o *origin) readRenames() (r renames, err error) {
-	if r.diversions, err = o.diversions(); err != nil {
-		return renames{}, err
+	if o.admin != "" {
+		if r.diversions, err = o.diversions(); err != nil {
+			return renames{}, err
+		}
 	}
 	r.links, err = o.links()
 	return r, err

@@ -34,6 +34,7 @@ type origin struct {
 	commit   *ostree.Commit
 	dirtrees sync.Map // Checksum → *ostree.Dirtree, read so far: all places are below a few directories
 	renames  func() (renames, error)
+	rpm      func() (map[Package]control, error)
 
 	name    string         // how messages call it; "" if there is none
 	pkglist gvariant.Value // of rpm-ostree, if it has a type
@@ -44,7 +45,7 @@ type origin struct {
 
 func find(repo *ostree.Repo, commit *ostree.Commit, places []string) (*origin, error) {
 	o := &origin{repo: repo, commit: commit}
-	o.renames = sync.OnceValues(o.readRenames)
+	o.renames, o.rpm = sync.OnceValues(o.readRenames), sync.OnceValues(o.readRPM)
 	pkglist, found, err := commit.Metadata.Lookup(pkglistKey)
 	if err != nil {
 		return nil, fmt.Errorf("commit %s: its metadata: %w", commit.Checksum, err)

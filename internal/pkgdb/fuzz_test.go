@@ -16,7 +16,7 @@ import (
 // perByte is how much memory reading may take for a byte of input.
 const perByte = 32
 
-var compareControls = cmp.Options{cmp.AllowUnexported(control{}, relation{}), cmpopts.EquateEmpty()}
+var compareControls = cmp.Options{cmp.AllowUnexported(control{}, need{}, relation{}), cmpopts.EquateEmpty()}
 
 // What is read from a status file is what is read from one that has only that.
 func FuzzStatus(f *testing.F) {
@@ -75,22 +75,51 @@ func FuzzRelations(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		var groups []group
+		var needs []need
 		var err error
-		fuzztest.Bounded(t, len(value), 256, func() { groups, err = parseGroups(value) })
+		fuzztest.Bounded(t, len(value), 256, func() { needs, err = parseNeeds(value) })
 		if err != nil {
 			return
 		}
 		var texts []string
-		for _, g := range groups {
-			texts = append(texts, g.String())
+		for _, d := range needs {
+			texts = append(texts, d.String())
 		}
-		again, err := parseGroups(strings.Join(texts, ", "))
+		again, err := parseNeeds(strings.Join(texts, ", "))
 		if err != nil {
 			t.Fatalf("%q is read as %q, which is not: %v", value, texts, err)
 		}
-		if diff := cmp.Diff(groups, again, compareControls); diff != "" {
+		if diff := cmp.Diff(needs, again, compareControls); diff != "" {
 			t.Errorf("%q (-read +read from what was read):\n%s", value, diff)
+		}
+	})
+}
+
+// A relation of rpm's is what it is written as, or refused.
+func FuzzRPMRelations(f *testing.F) {
+	for _, seed := range []string{
+		"libc.so.6(GLIBC_2.38)(64bit)", "a >= 1:2-3\n/bin/sh\nrpmlib(FileDigests) <= 4.6.0-1", "((a or b >= 2) and (c if d else (e with f with g)))", "(a without (b or c))",
+		"(a and b or c)", "(a if b else c else d)", "(a", "a)", "a =", "a => 1", strings.Repeat("(", 1000), "(a unless b)", "(a else b)", "((a))",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, lines string) {
+		var needs []need
+		var err error
+		fuzztest.Bounded(t, len(lines), 512, func() { needs, err = parseRPMNeeds(lines) })
+		if err != nil {
+			return
+		}
+		var texts []string
+		for _, d := range needs {
+			texts = append(texts, d.String())
+		}
+		again, err := parseRPMNeeds(strings.Join(texts, "\n"))
+		if err != nil {
+			t.Fatalf("%q is read as %q, which is not: %v", lines, texts, err)
+		}
+		if diff := cmp.Diff(needs, again, compareControls); diff != "" {
+			t.Errorf("%q (-read +read from what was read):\n%s", lines, diff)
 		}
 	})
 }

@@ -78,6 +78,14 @@ func (db *Database) AdminName(name string) string {
 
 // InTree returns where the tree has what is at an absolute path of the running system: "usr/etc/x" for /etc/x, "usr/lib/x" for /lib/x, if /lib is a link.
 func (db *Database) InTree(name string) (string, error) {
+	inTree, err := db.pathsInTree()
+	if err != nil {
+		return "", err
+	}
+	return inTree(name), nil
+}
+
+func (db *Database) pathsInTree() (func(name string) string, error) {
 	renames, err := db.origin.renames()
-	return renames.inTree(Package{}, name), err
+	return func(name string) string { return renames.inTree(Package{}, name) }, err
 }

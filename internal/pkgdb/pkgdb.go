@@ -1,7 +1,8 @@
 // Package pkgdb tells which packages a commit has, how two commits differ in them, and which of them need each other.
 //
 // The packages are read from the objects of a repo, without a checkout: from the list that rpm-ostree puts into a commit's metadata,
-// or from dpkg's database in the tree. A commit with neither has files only, which is no error.
+// or from dpkg's database in the tree. What the packages of rpm-ostree need and have is read from rpm's database, if it
+// is asked for. A commit with neither has files only, which is no error.
 package pkgdb
 
 import (
@@ -53,14 +54,31 @@ type Database struct {
 	Source   string    // where it was found: a path in the tree, or a key of the commit's metadata; "" for None
 	Packages []Package // sorted by name and architecture
 
-	controls []control // of each of Packages; nil for rpm
+	controls []control // of each of Packages; nil for rpm, see details
 	origin   *origin
 }
 
-// control is what else dpkg knows of a package. Relations are kept as they are written, and parsed when somebody asks.
+// control is what else is known of a package. Relations are kept as they are written, and parsed when somebody asks.
 type control struct {
-	multiArch                                            string
-	preDepends, depends, provides, breaks, conflictsWith string
+	multiArch                                            string // of dpkg
+	preDepends, depends, provides, breaks, conflictsWith string // fields of dpkg; of rpm, lines of one relation each
+	obsoletes, files                                     string // of rpm: lines
+}
+
+// details returns what else is known of each of Packages. Of rpm, whose database is not read before, it is everything but their names.
+func (db *Database) details() ([]control, error) {
+	if db.Format != RPM {
+		return db.controls, nil
+	}
+	known, err := db.origin.rpm()
+	if err != nil {
+		return nil, err
+	}
+	controls := make([]control, len(db.Packages))
+	for i, p := range db.Packages {
+		controls[i] = known[p]
+	}
+	return controls, nil
 }
 
 // sortPackages puts packages, and controls beside them, in order. No package may be there twice.

@@ -1,7 +1,10 @@
 package pkgdb
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/liveapply/liveapply/internal/gvariant"
 )
@@ -31,7 +34,7 @@ func (db *Database) readPkglist(v gvariant.Value) error {
 	return nil
 }
 
-// parseNEVRA reads one of the list. An epoch of 0 is not shown, as in _rpm_ostree_package_new_from_variant.
+// parseNEVRA reads one of the list.
 func parseNEVRA(v gvariant.Value) (Package, error) {
 	var members [5]gvariant.Value
 	if err := v.Members(members[:]); err != nil {
@@ -44,7 +47,13 @@ func parseNEVRA(v gvariant.Value) (Package, error) {
 			return Package{}, err
 		}
 	}
-	name, epoch, version, release, arch := text[0], text[1], text[2], text[3], text[4]
+	return newRPM(text)
+}
+
+// newRPM returns the package of a name, epoch, version, release and architecture. An epoch of 0 is not shown, as in
+// _rpm_ostree_package_new_from_variant.
+func newRPM(nevra [5]string) (Package, error) {
+	name, epoch, version, release, arch := nevra[0], nevra[1], nevra[2], nevra[3], nevra[4]
 	p := Package{Name: name, Version: version + "-" + release, Arch: arch}
 	if epoch != "" && epoch != "0" {
 		p.Version = epoch + ":" + p.Version
@@ -53,4 +62,30 @@ func parseNEVRA(v gvariant.Value) (Package, error) {
 		return Package{}, fmt.Errorf("package %.64q has version %.64q and release %.64q", name, version, release)
 	}
 	return p, p.check()
+}
+
+// nevra is what newRPM makes a package of.
+func (p Package) nevra() [5]string {
+	epoch, version, release := splitRPM(p.Version)
+	return [5]string{p.Name, cmp.Or(epoch, "0"), version, strings.TrimPrefix(release, "-"), p.Arch}
+}
+
+// Metadata returns what the metadata of a commit with the mixture of two databases must say of its packages, for DraftCommit: the list of
+// rpm-ostree, if base has one.
+func (s Selection) Metadata(base *Database) map[string]any {
+	if base.Format != RPM {
+		return nil
+	}
+	packages := slices.Clone(s.Taken)
+	for _, p := range base.Packages {
+		if !slices.Contains(s.Replaced, p) {
+			packages = append(packages, p)
+		}
+	}
+	slices.SortFunc(packages, Package.compare)
+	list := make([][5]string, len(packages))
+	for i, p := range packages {
+		list[i] = p.nevra()
+	}
+	return map[string]any{pkglistKey: list}
 }

@@ -84,6 +84,21 @@ func splitRPM(evr string) (epoch, version, release string) {
 	return epoch, evr, ""
 }
 
+// compareReleases is CompareRPM for a relation, whose version may have no release (rpmverOverlap): then it is about every release of it, if
+// it is about that version. The same goes for the version that is compared, with its operator.
+func compareReleases(operator, version string, r relation) (order int, every bool) {
+	epochA, versionA, releaseA := splitRPM(version)
+	epochB, versionB, releaseB := splitRPM(r.version)
+	if (releaseA == "") == (releaseB == "") {
+		return CompareRPM(version, r.version), false
+	}
+	order = cmp.Or(compareNumbers(epochA, epochB), rpmvercmp(versionA, versionB))
+	if releaseA == "" {
+		return order, order == 0 && strings.Contains(operator, "=")
+	}
+	return order, order == 0 && strings.Contains(r.operator, "=")
+}
+
 // rpmvercmp compares segments of digits and of letters; what is between them only divides, but for a tilde, which is before the end,
 // and a caret, which is after the end and before everything else (rpmvercmp.c).
 func rpmvercmp(a, b string) int {

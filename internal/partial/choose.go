@@ -2,6 +2,7 @@ package partial
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"regexp"
@@ -39,11 +40,9 @@ func mix(repo *ostree.Repo, base, other side, target *ostree.Commit, chosen pkgd
 	if err != nil {
 		return ostree.Tree{}, err
 	}
-	status, err := c.status(chosen)
-	if err != nil {
+	if err := c.database(chosen, made); err != nil {
 		return ostree.Tree{}, err
 	}
-	made[base.db.Source] = status
 	m := &mixer{repo: repo, follows: c.follows, goes: c.goes, made: made}
 	from, to := base.commit.Root, other.commit.Root
 	contents, err := m.directory("", from, to, false)
@@ -176,29 +175,41 @@ func runtimePath(name string) string {
 // etcTree is where a tree has what becomes /etc.
 const etcTree = "usr/etc/"
 
+// accountTrees are where a tree has account files: what becomes /etc, and the files of nss-altfiles, in which rpm-ostree has those of its packages.
+var accountTrees = []string{etcTree, "usr/lib/"}
+
 // accounts drafts account files that have the accounts of both commits: whose they are is not known, and a service may need its own.
 func (c *choice) accounts() (map[string]ostree.Entry, error) {
-	ours, theirs := map[string][]byte{}, map[string][]byte{}
-	for _, name := range etcmerge.AccountFiles() {
-		var err error
-		if ours[name], err = c.readAccounts(c.base, name); err != nil {
-			return nil, err
-		}
-		if theirs[name], err = c.readAccounts(c.other, name); err != nil {
-			return nil, err
-		}
-	}
-	merged, err := etcmerge.AddAccounts(ours, theirs)
-	if err != nil {
-		return nil, err
-	}
 	made := map[string]ostree.Entry{}
-	for name, content := range merged {
-		if made[etcTree+name], err = c.remake(c.base, etcTree+name, content); err != nil {
+	for _, dir := range accountTrees {
+		if err := c.accountsIn(dir, made); err != nil {
 			return nil, err
 		}
 	}
 	return made, nil
+}
+
+func (c *choice) accountsIn(dir string, made map[string]ostree.Entry) error {
+	ours, theirs := map[string][]byte{}, map[string][]byte{}
+	for _, name := range etcmerge.AccountFiles() {
+		var err error
+		if ours[name], err = c.readAccounts(c.base, dir+name); err != nil {
+			return err
+		}
+		if theirs[name], err = c.readAccounts(c.other, dir+name); err != nil {
+			return err
+		}
+	}
+	merged, err := etcmerge.AddAccounts(ours, theirs)
+	if err != nil {
+		return fmt.Errorf("accounts in /%s: %w", dir, err)
+	}
+	for name, content := range merged {
+		if made[dir+name], err = c.remake(c.base, dir+name, content); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxAccounts bounds the size of an account file, in bytes.
@@ -206,7 +217,7 @@ const maxAccounts = 16 << 20
 
 // readAccounts returns the content of an account file, nil if the commit has none.
 func (c *choice) readAccounts(of side, name string) ([]byte, error) {
-	entry, err := c.repo.Lookup(of.commit.Root, etcTree+name)
+	entry, err := c.repo.Lookup(of.commit.Root, name)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && entry.Kind != ostree.KindFile {
 		return nil, nil
 	}
@@ -216,13 +227,28 @@ func (c *choice) readAccounts(of side, name string) ([]byte, error) {
 	return c.repo.ReadFile(entry.Checksum, maxAccounts)
 }
 
-// status drafts the status file of the mixture.
-func (c *choice) status(chosen pkgdb.Selection) (ostree.Entry, error) {
+// database adds the package database of the mixture. That of rpm stays as in base: what its program says of packages is what base has.
+func (c *choice) database(chosen pkgdb.Selection, made map[string]ostree.Entry) error {
+	if c.base.db.Format == pkgdb.RPM {
+		return c.keepRPM(made)
+	}
 	content, err := chosen.Status(c.base.db, c.other.db)
 	if err != nil {
-		return ostree.Entry{}, err
+		return err
 	}
-	return c.remake(c.base, c.base.db.Source, content)
+	made[c.base.db.Source], err = c.remake(c.base, c.base.db.Source, content)
+	return err
+}
+
+func (c *choice) keepRPM(made map[string]ostree.Entry) error {
+	for _, dir := range pkgdb.RPMDirectories() {
+		entry, err := c.repo.Lookup(c.base.commit.Root, dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		made[dir] = entry
+	}
+	return nil
 }
 
 // remake drafts a file with other content.

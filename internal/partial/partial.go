@@ -1,10 +1,11 @@
 // Package partial puts commits together that are one commit but for some packages, which are as another one has them. Such a commit is like
 // any other: it has a tree, a package database, and a checksum. It is made of what the two commits have; what is new in it are directories, dpkg's
-// status, and the account files.
+// status, or rpm-ostree's list of packages in its metadata, and the account files.
 package partial
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -113,7 +114,7 @@ func Draft(repo *ostree.Repo, booted, target *ostree.Commit, places []string, wa
 		Subject:   fmt.Sprintf("A part of %s", target.Checksum),
 		Timestamp: target.Timestamp,
 		Root:      root,
-	}, metadata(target, wanted, chosen)), nil
+	}, metadata(base, target, wanted, chosen)), nil
 }
 
 // side is one of the two commits.
@@ -122,12 +123,14 @@ type side struct {
 	db     *pkgdb.Database
 }
 
-func metadata(target *ostree.Commit, wanted Wanted, chosen pkgdb.Selection) map[string]any {
+func metadata(base side, target *ostree.Commit, wanted Wanted, chosen pkgdb.Selection) map[string]any {
 	key, in, out := packagesKey, chosen.Taken, chosen.Replaced
 	if len(wanted.Exclude) > 0 {
 		key, in, out = withoutKey, out, in
 	}
-	return map[string]any{ofKey: target.Checksum.String(), key: changesOf(in, out)}
+	all := map[string]any{ofKey: target.Checksum.String(), key: changesOf(in, out)}
+	maps.Copy(all, chosen.Metadata(base.db))
+	return all
 }
 
 // changesOf names packages that come, and those that go without another version of them.

@@ -12,6 +12,7 @@ import (
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/ostree/ostreetest"
 	"github.com/liveapply/liveapply/internal/partial"
+	"github.com/liveapply/liveapply/internal/rpmtest"
 )
 
 const database = "usr/lib/dpkg/"
@@ -311,5 +312,96 @@ func TestFileInThePlaceOfADirectoryThatIsNeededIsRefused(t *testing.T) {
 	}
 	if got := contents(t, repo, both); got["usr/share/x"] != "a 2" {
 		t.Errorf("it has %v", got)
+	}
+}
+
+// rpmSystem has the packages in its tree and in rpm's database.
+func rpmSystem(t *testing.T, repo *ostree.Repo, branch string, nodes ostreetest.Spec, packages ...rpmtest.Package) *ostree.Commit {
+	t.Helper()
+	dir := rpmtest.Database(t, rpmtest.Build(t, packages...)...)
+	tree := rpmtest.Tree(t, dir)
+	maps.Copy(tree, nodes)
+	tree["bin"] = ostreetest.Link("usr/bin")
+	for _, p := range packages {
+		for path, content := range p.Files {
+			if name := inTree(strings.TrimPrefix(path, "/")); path != "/usr/share/rpm/rpmdb.sqlite" { // that is there
+				tree[name] = ostreetest.File(content)
+			}
+		}
+	}
+	out := ostreetest.Run(t, "ostree", "--repo="+repo.Path(), "commit", "-b", branch, "--tree=dir="+tree.Write(t), rpmtest.List(t, dir))
+	c, err := ostree.ParseChecksum(strings.TrimSpace(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read(t, repo, c)
+}
+
+// Of two systems of rpm-ostree, packages come with what they need by their relations and by paths of files. The list of packages is that of the
+// mixture; rpm's own database is the booted one's, even if the package of rpm is taken, whose files it is one of.
+func TestPackagesOfRPMComeWithWhatTheyNeed(t *testing.T) {
+	repo := openRepo(t)
+	accounts := func(more string) ostreetest.Spec {
+		return ostreetest.Spec{
+			"usr/etc/passwd": ostreetest.File("root:x:0:0::/:/bin/sh\n"), "usr/lib/passwd": ostreetest.File("bin:x:1:1::/:/bin/false\n" + more),
+			"usr/share/indexed": ostreetest.File("all" + more),
+		}
+	}
+	b := rpmSystem(t, repo, "booted", accounts(""),
+		rpmtest.Package{Name: "base", EVR: "1-1", Files: map[string]string{"/usr/bin/base": "base 1"}},
+		rpmtest.Package{Name: "web", EVR: "1:1-1", Head: []string{"Requires: base"}, Files: map[string]string{"/usr/bin/web": "web 1", "/etc/web.conf": "web 1"}},
+		rpmtest.Package{Name: "rpm", EVR: "1-1", Head: []string{"Provides: rpm(api) = 1"}, Files: map[string]string{"/usr/bin/rpm": "rpm 1", "/usr/share/rpm/rpmdb.sqlite": ""}})
+	c := rpmSystem(t, repo, "target", accounts("web:x:900:900::/:/bin/false\n"),
+		rpmtest.Package{Name: "base", EVR: "2-1", Files: map[string]string{"/usr/bin/base": "base 2"}},
+		rpmtest.Package{
+			Name: "web", EVR: "1:2-1", Head: []string{"Requires: base", "Requires: /bin/tool", "Requires: (rpm(api) >= 2 with rpm(api) < 3)"},
+			Files: map[string]string{"/usr/bin/web": "web 2", "/etc/web.conf": "web 2"},
+		},
+		rpmtest.Package{Name: "tool", EVR: "1-1", Files: map[string]string{"/usr/bin/tool": "tool 1"}},
+		rpmtest.Package{Name: "rpm", EVR: "2-1", Head: []string{"Provides: rpm(api) = 2"}, Files: map[string]string{"/usr/bin/rpm": "rpm 2", "/usr/share/rpm/rpmdb.sqlite": ""}},
+		rpmtest.Package{Name: "other", EVR: "1-1", Files: map[string]string{"/usr/bin/other": "other 1"}})
+	for _, test := range []struct {
+		name   string
+		wanted partial.Wanted
+		base   *ostree.Commit
+		change map[string]string
+		list   string
+		about  partial.About
+	}{
+		{
+			"one of them", partial.Wanted{Packages: []string{"web"}}, b,
+			map[string]string{
+				"usr/bin/web": "web 2", "usr/etc/web.conf": "web 2", "usr/bin/tool": "tool 1", "usr/bin/rpm": "rpm 2",
+				"usr/lib/passwd": "bin:x:1:1::/:/bin/false\nweb:x:900:900::/:/bin/false\n",
+			},
+			"[('base', '0', '1', '1', 'noarch'), ('rpm', '0', '2', '1', 'noarch'), ('tool', '0', '1', '1', 'noarch'), ('web', '1', '2', '1', 'noarch')]",
+			partial.About{Packages: []string{"rpm 2-1 (noarch)", "tool 1-1 (noarch)", "web 1:2-1 (noarch)"}, Without: []string{}},
+		},
+		{
+			"all but one", partial.Wanted{Exclude: []string{"base"}}, c, map[string]string{"usr/bin/base": "base 1"},
+			"[('base', '0', '1', '1', 'noarch'), ('other', '0', '1', '1', 'noarch'), ('rpm', '0', '2', '1', 'noarch'), ('tool', '0', '1', '1', 'noarch'), ('web', '1', '2', '1', 'noarch')]",
+			partial.About{Packages: []string{}, Without: []string{"base 2-1 (noarch)"}},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			drafted, err := partial.Draft(repo, b, c, nil, test.wanted)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := contents(t, repo, test.base.Checksum)
+			maps.Copy(want, test.change)
+			if d := cmp.Diff(want, contents(t, repo, drafted)); d != "" {
+				t.Errorf("-want +got:\n%s", d)
+			}
+			list := ostreetest.Run(t, "ostree", "--repo="+repo.Path(), "show", "--print-metadata-key=rpmostree.rpmdb.pkglist", drafted.String())
+			if d := cmp.Diff(test.list, strings.TrimSpace(list)); d != "" {
+				t.Errorf("packages, -want +got:\n%s", d)
+			}
+			test.about.Of = c.Checksum
+			about, err := partial.Of(read(t, repo, drafted))
+			if err != nil || about == nil || !cmp.Equal(test.about, *about) {
+				t.Errorf("it is %+v (%v)", about, err)
+			}
+		})
 	}
 }

@@ -2,6 +2,7 @@ package services
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/unit"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -137,7 +139,8 @@ func (s *Systemd) newlyWanted(ctx context.Context, rules Rules, names []string, 
 	return tasks, nil
 }
 
-// Act carries tasks out, as one set of jobs, which systemd orders by the dependencies of the units; it waits for all of them, and tells which failed.
+// Act carries tasks out, as one set of jobs, which systemd orders by the dependencies of the units, and waits for all of them, or for the first one that fails: every
+// moment counts then.
 func (s *Systemd) Act(ctx context.Context, tasks []state.Task) error {
 	results := make([]chan string, len(tasks))
 	for i, task := range tasks {
@@ -146,15 +149,19 @@ func (s *Systemd) Act(ctx context.Context, tasks []state.Task) error {
 			return err
 		}
 	}
+	jobs, ctx := errgroup.WithContext(ctx)
 	for i, task := range tasks {
 		if task.Action == state.Reexec {
-			continue
+			continue // no job
 		}
-		if err := await(ctx, results[i]); err != nil {
-			return fmt.Errorf("%s %s (%s): %w: see systemctl status %s", task.Action, task.Unit, task.Why, err, task.Unit)
-		}
+		jobs.Go(func() error {
+			if err := await(ctx, results[i]); err != nil {
+				return fmt.Errorf("%s %s (%s): %w: see systemctl status %s", task.Action, task.Unit, task.Why, err, task.Unit)
+			}
+			return nil
+		})
 	}
-	return nil
+	return jobs.Wait()
 }
 
 func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- string) (err error) {
@@ -207,10 +214,11 @@ func (s *Systemd) restartAll(ctx context.Context, tasks []state.Task) error {
 			return fmt.Errorf("restarting %s: %w", task.Unit, err)
 		}
 	}
+	var failed []error
 	for i, task := range tasks {
 		if err := await(ctx, results[i]); err != nil {
-			return fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit)
+			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }

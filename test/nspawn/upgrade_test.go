@@ -199,7 +199,7 @@ func TestServerThatCannotStartIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m, v1 := serversMachine(t)
 	before := factsOf(t, m)
-	for name, broken := range map[string]func(*nspawn.Tree){
+	for name, broken := range map[string]func(*nspawn.Tree){ // of what the library is for, PostgreSQL may be the first that fails
 		"a broken configuration": func(tree *nspawn.Tree) {
 			upgradedServers(tree)
 			tree.Write("usr/etc/nginx/nginx.conf", "events {\n", 0o644)
@@ -237,8 +237,8 @@ func TestServerThatCannotStartIsRolledBack(t *testing.T) {
 			t.Logf("nginx did not answer for %d ms", down/1000)
 			all := history(t, m)
 			equal(t, "result", all[len(all)-1].Result, "rolled-back")
-			requireSays(t, "the history", all[len(all)-1].Reason, []string{"nginx.service"})
-			requireSays(t, "status", m.Run("liveapplyctl", "status"), []string{"Last failure", "nginx.service"})
+			requireSays(t, "the history", all[len(all)-1].Reason, []string{".service", "systemctl status"})
+			requireSays(t, "status", m.Run("liveapplyctl", "status"), []string{"Last failure", ".service"})
 			m.Run("sh", "-c", "rm -f /run/load.* /run/client; systemctl reset-failed")
 			requireSame(t, m, before)
 		})

@@ -33,7 +33,7 @@ func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 }
 
 func (s *starter) reset(ctx context.Context, machine *phase.Machine) error {
-	if err := config.WriteRequest(machine.State.ResetRequestPath(), config.Request{RequestedBy: requester()}); err != nil {
+	if err := config.WriteRequest(machine.State.ResetRequestPath(), config.Request{RequestedBy: requester(), RequestedFrom: ownUnit(ctx)}); err != nil {
 		return err
 	}
 	return s.start(ctx, machine, job{

@@ -81,6 +81,7 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 	if err := storage.reloadAfterReset(ctx, t); err != nil {
 		return err
 	}
+	m.settleServices(ctx, t)
 	if err := services.StopLive(ctx); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package phase
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,7 +84,7 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := h.systemd.Decide(ctx, services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}, how.Caller, changes)
+	all, err := h.systemd.Decide(ctx, rulesOf(how), how.Caller, changes)
 	if err != nil {
 		return nil, err
 	}
@@ -106,16 +107,25 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	return tasks, nil
 }
 
+func rulesOf(how state.Handling) services.Rules {
+	return services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}
+}
+
 // changes collects what is different now for those who run.
 func (h *handler) changes(ctx context.Context) (services.Changes, error) {
+	changes, err := h.outdated(ctx)
 	units := h.plan.Impact.Units
-	changes := services.Changes{Units: append(units.Changed, units.Removed...), Wants: units.Wanted}
+	changes.Units, changes.Wants = append(units.Changed, units.Removed...), units.Wanted
 	for _, change := range h.plan.Etc.Changes {
 		changes.Etc = append(changes.Etc, "/etc/"+change.Path)
 	}
-	outdated, err := services.FindOutdated(ctx, stale.System{Proc: "/proc", Usr: h.Usr.Path, Trees: h.Trees})
-	changes.Stale = outdated.Units()
 	return changes, err
+}
+
+// outdated finds the units that run on what /usr does not have any more.
+func (m *Machine) outdated(ctx context.Context) (services.Changes, error) {
+	found, err := services.FindOutdated(ctx, stale.System{Proc: "/proc", Usr: m.Usr.Path, Trees: m.Trees})
+	return services.Changes{Stale: found.Units()}, err
 }
 
 // act carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.
@@ -169,6 +179,34 @@ func takeBackServices(ctx context.Context, t *state.Transaction) {
 		}
 		defer systemd.Close()
 		return systemd.TakeBack(ctx, t.Services)
+	})
+	if err != nil {
+		warn("%v", err)
+	}
+}
+
+// settleServices restarts, after a reset, what runs on the tree that was live, if the configuration says so. The reset does not depend on it.
+func (m *Machine) settleServices(ctx context.Context, t *state.Transaction) {
+	c, err := m.Config.Load(m.State.ResetRequestPath())
+	if err != nil || c.RestartServices == config.RestartNone {
+		return // a bad configuration was told by whoever wanted something of it
+	}
+	status("restarting services on the booted tree")
+	err = t.Step("restart services on the booted tree", func() error {
+		systemd, err := services.Connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer systemd.Close()
+		changes, err := m.outdated(ctx)
+		if err != nil {
+			return err
+		}
+		tasks, err := systemd.Decide(ctx, rulesOf(handling(c)), c.RequestedFrom, changes)
+		if err != nil {
+			return err
+		}
+		return systemd.Act(ctx, slices.DeleteFunc(tasks, func(task state.Task) bool { return task.Action == state.Leave }))
 	})
 	if err != nil {
 		warn("%v", err)

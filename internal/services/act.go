@@ -64,6 +64,7 @@ func (s *Systemd) facts(ctx context.Context, name string) (facts, error) {
 		isOneshot:     all["Type"] == "oneshot",
 		canReload:     all["CanReload"] == true,
 		canRestart:    all["CanStop"] == true && all["CanStart"] == true && all["RefuseManualStop"] != true && all["RefuseManualStart"] != true,
+		isGone:        all["LoadState"] == "not-found",
 		configuration: configurationOf(all),
 	}
 	fragment, _ := all["FragmentPath"].(string)
@@ -171,6 +172,8 @@ func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- stri
 		_, err = s.conn.TryRestartUnitContext(ctx, task.Unit, "replace", result)
 	case state.Reload:
 		_, err = s.conn.ReloadUnitContext(ctx, task.Unit, "replace", result)
+	case state.Stop:
+		_, err = s.conn.StopUnitContext(ctx, task.Unit, "replace", result)
 	case state.Start:
 		_, err = s.conn.StartUnitContext(ctx, task.Unit, "replace", result)
 	case state.Reexec:
@@ -182,7 +185,7 @@ func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- stri
 	return nil
 }
 
-// TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, everything else is restarted.
+// TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, all other units are restarted.
 func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 	var back []state.Task
 	for _, task := range tasks {
@@ -192,7 +195,7 @@ func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 			}
 			continue
 		}
-		if task.Action == state.Restart || task.Action == state.Reload {
+		if task.Action != state.Reexec {
 			s.forgetStarts(ctx, task.Unit)
 			back = append(back, task)
 		}

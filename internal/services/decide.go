@@ -42,6 +42,7 @@ type facts struct {
 	isOneshot     bool
 	canReload     bool
 	canRestart    bool     // by a person
+	isGone        bool     // its unit file, while it runs
 	configuration []string // files and directories below /etc that it reads
 	wish          string   // X-LiveApply= of its [Unit]: restart, reload, ignore, or ""
 }
@@ -85,6 +86,8 @@ func (r Rules) action(unit facts, caller string, onlyConfig bool) state.Action {
 	}
 	restart := state.Restart
 	switch {
+	case unit.isGone:
+		restart = state.Stop
 	case !unit.canRestart:
 		restart = state.Leave
 	case onlyConfig && unit.canReload:

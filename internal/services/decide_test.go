@@ -48,6 +48,8 @@ func TestWhatIsDoneToAUnit(t *testing.T) {
 			want: &state.Task{Unit: "caller.service", Action: state.Leave, Why: "it"}},
 		"it runs once": {unit: with(nginx, func(f *facts) { f.isOneshot = true }), changes: stale,
 			want: &state.Task{Unit: "nginx.service", Action: state.Leave, Why: "libssl.so.3 was replaced"}},
+		"its unit file is gone": {unit: with(nginx, func(f *facts) { f.isGone, f.canRestart, f.canReload = true, false, false }), changes: stale,
+			want: &state.Task{Unit: "nginx.service", Action: state.Stop, Why: "libssl.so.3 was replaced"}},
 		"no person may restart it": {unit: with(nginx, func(f *facts) { f.canRestart = false }), changes: stale, rules: Rules{Restart: []string{"*"}},
 			want: &state.Task{Unit: "nginx.service", Action: state.Leave, Why: "libssl.so.3 was replaced"}},
 		"it wishes to be ignored": {unit: with(nginx, func(f *facts) { f.wish = "ignore" }), changes: stale,

@@ -8,6 +8,7 @@ const (
 	Restart Action = "restart"
 	Reload  Action = "reload"
 	Start   Action = "start"  // it is new, and wanted by what is active
+	Stop    Action = "stop"   // its unit file is gone
 	Reexec  Action = "reexec" // systemd itself
 	Leave   Action = "leave"  // it would need a restart, and is left alone
 )

@@ -191,6 +191,7 @@ done >/run/inserted
 		t.Errorf("only %d rows were inserted", len(inserted))
 	}
 	reset(t, m)
+	equal(t, "the programs that run after the reset", programs(), "/usr/sbin/nginx\n/usr/lib/postgresql/17/bin/postgres\n/usr/sbin/nginx")
 	m.Run("sh", "-c", "rm -f /run/load.* /run/client /run/insert*; runuser -u postgres -- psql -qc 'DROP TABLE lab'")
 	requireSame(t, m, before)
 }

@@ -87,39 +87,32 @@ func (m *mixer) contents(path string, base, other ostree.Entry, withDirectory bo
 
 // oneDirectory mixes a directory with nothing, or with a file.
 func (m *mixer) oneDirectory(path string, base, other ostree.Entry, withDirectory bool) (ostree.Entry, error) {
-	goes := m.goes(path)
-	if file, atOther := base, false; base.Kind == ostree.KindFile || other.Kind == ostree.KindFile {
-		if other.Kind == ostree.KindFile {
-			file, atOther = other, true
-		}
-		follows, err := m.follows(path, base, other, withDirectory)
-		if err != nil {
-			return ostree.Entry{}, err
-		}
-		contents, err := m.directory(path, base.Tree(), other.Tree(), follows)
-		if err != nil {
-			return ostree.Entry{}, err
-		}
-		if follows == atOther { // the file it is
-			if !contents.IsZero() {
-				return ostree.Entry{}, fmt.Errorf("/%s is a directory in one commit and a file in the other, and both would be needed", path)
-			}
-			return file, nil
-		}
-		goes = follows
+	follows, err := m.goes(path), error(nil)
+	if base.Kind == ostree.KindFile || other.Kind == ostree.KindFile {
+		follows, err = m.follows(path, base, other, withDirectory)
 	}
-	directory, stays := base, !goes
-	if other.Kind == ostree.KindDirectory {
-		directory, stays = other, goes
-	}
-	contents, err := m.directory(path, base.Tree(), other.Tree(), goes)
-	if err != nil || contents.IsZero() && !stays {
+	if err != nil {
 		return ostree.Entry{}, err
 	}
-	if contents.IsZero() {
-		contents = m.repo.DraftDirtree(&ostree.Dirtree{})
+	chosen, rejected := base, other
+	if follows {
+		chosen, rejected = other, base
 	}
-	return ostree.Entry{Kind: ostree.KindDirectory, Checksum: contents, Meta: directory.Meta}, nil
+	if chosen.Kind == ostree.KindDirectory {
+		contents, err := m.contents(path, base, other, follows)
+		return ostree.Entry{Kind: ostree.KindDirectory, Checksum: contents, Meta: chosen.Meta}, err
+	}
+	contents, err := m.directory(path, base.Tree(), other.Tree(), follows)
+	switch {
+	case err != nil:
+		return ostree.Entry{}, err
+	case contents.IsZero():
+		return chosen, nil
+	case chosen.Kind == ostree.KindFile:
+		return ostree.Entry{}, fmt.Errorf("/%s is a directory in one commit and a file in the other, and both would be needed", path)
+	}
+	// The directory would not be there, but for what else is in it.
+	return ostree.Entry{Kind: ostree.KindDirectory, Checksum: contents, Meta: rejected.Meta}, nil
 }
 
 func (m *mixer) read(tree ostree.Tree) (*ostree.Dirtree, error) {

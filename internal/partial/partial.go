@@ -90,12 +90,11 @@ func Draft(repo *ostree.Repo, booted, target *ostree.Commit, places []string, wa
 	if err != nil {
 		return ostree.Checksum{}, err
 	}
-	base, other := side{booted, bootedDB}, side{target, targetDB}
-	chosen, err := pkgdb.Closure(targetDB, bootedDB, wanted.Packages)
+	base, other, choose, names := side{booted, bootedDB}, side{target, targetDB}, pkgdb.Closure, wanted.Packages
 	if len(wanted.Exclude) > 0 {
-		base, other = other, base
-		chosen, err = pkgdb.Except(targetDB, bootedDB, wanted.Exclude)
+		base, other, choose, names = other, base, pkgdb.Except, wanted.Exclude
 	}
+	chosen, err := choose(targetDB, bootedDB, names)
 	if err != nil {
 		return ostree.Checksum{}, err
 	}

@@ -25,6 +25,12 @@ func automatic(configuration config.Dirs, dir string) error {
 			return err
 		}
 	}
+	if c.Auto.FleetLock != "" {
+		// A slot may be held since before the boot, whatever is applied now.
+		if err := want(dir, "multi-user.target", filepath.Join(unitDir, "liveapply-fleetlock-release.service")); err != nil {
+			return err
+		}
+	}
 	// Also for somebody who has enabled the timer by systemctl.
 	if err := write(dir, "liveapply-update.timer.d/10-liveapply.conf", timerOptions(c.Auto)); err != nil {
 		return err

@@ -77,6 +77,8 @@ func TestGenerate(t *testing.T) {
 				"liveapply-window.timer": "[Unit]\nDescription=Apply what is staged when a window begins\nDocumentation=man:liveapply.conf(5)\n\n" +
 					"[Timer]\nUnit=liveapply-staged.service\nAccuracySec=1s\nOnCalendar=Sat..Sun 02:00\nOnCalendar=*-*-1\n",
 			}}},
+		"a lock of the fleet": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nFleetLock=https://fleet.example.com\n"},
+			want: []map[string]string{{"multi-user.target.wants/liveapply-fleetlock-release.service": unitDir + "/liveapply-fleetlock-release.service"}}},
 		"updates": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nUpdate=yes\n"},
 			want: []map[string]string{{"timers.target.wants/liveapply-update.timer": unitDir + "/liveapply-update.timer"}}},
 		"when and how updates are fetched": {files: map[string]string{bootedFlag: "", "proc/cmdline": "",

@@ -175,6 +175,17 @@ Stays staged: it waits for the window that begins at 2026-11-28 02:00:00
      Updates: the last attempt failed, see systemctl status
               liveapply-update.service
 `},
+		"waiting for a slot": {
+			situation{stamp: state.NewStamp(ostree.Deployment{Commit: booted}), next: ostree.Deployment{Commit: staged},
+				slot: "waiting for a slot of https://fleet.example.com (group default): the server answers 409 Conflict: all slots are taken\x1b[2J (full)"},
+			`○ The booted tree is live
+   Booted: <a>
+           version 13.1, of 2026-11-19 12:00:00
+Next boot: <c>
+           (liveapplyctl apply makes it live now)
+    Fleet: waiting for a slot of https://fleet.example.com (group default): the
+           server answers 409 Conflict: all slots are taken\u001b[2J (full)
+`},
 		"applied": {
 			situation{stamp: &applied, next: ostree.Deployment{Commit: live}},
 			`● A commit is live

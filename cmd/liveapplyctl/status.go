@@ -55,6 +55,7 @@ type situation struct {
 	about map[ostree.Checksum]about
 	doing string // what the phase under way says of itself; empty if there is none, or it says nothing
 	waits string // why what is staged is not applied without a person
+	slot  string // of the fleet: who waits for one, or holds one
 	// updateFailed tells that the last attempt to fetch an update has.
 	updateFailed bool
 }
@@ -89,6 +90,9 @@ func lookAround(ctx context.Context, machine *phase.Machine, stamp *state.Stamp)
 	s := &situation{stamp: stamp, about: map[ostree.Checksum]about{}, waits: whyNotAutomatic(ctx, machine)}
 	var err error
 	if s.updateFailed, err = services.HasFailed(ctx, updateUnit); err != nil {
+		return nil, err
+	}
+	if s.slot, err = services.FleetLockStatus(ctx); err != nil {
 		return nil, err
 	}
 	if s.next, err = machine.NextBoot(); err != nil {
@@ -203,6 +207,9 @@ func (s *situation) fields(now time.Time) []field {
 	}
 	if s.waits != "" && stamp.Phase == "" {
 		fields = append(fields, field{"Stays staged", yellow, []string{printable(s.waits)}})
+	}
+	if s.slot != "" {
+		fields = append(fields, field{"Fleet", yellow, []string{printable(s.slot)}})
 	}
 	if s.updateFailed {
 		fields = append(fields, field{"Updates", red, []string{"the last attempt failed, see systemctl status " + updateUnit}})

@@ -22,6 +22,7 @@ const Unit = "liveapply-staged.service"
 type Decision struct {
 	Commit ostree.Checksum
 	Allow  config.Allow // the policy under which it is applied
+	Slot   bool         // a slot of the fleet is to be taken before
 	Why    string       // it is not; empty if it is
 }
 
@@ -49,7 +50,7 @@ func Decide(ctx context.Context, machine *phase.Machine, now time.Time) (Decisio
 	case against != "":
 		d.Why = against
 	default:
-		d.Allow = allow
+		d.Allow, d.Slot = allow, c.Auto.FleetLock != ""
 		d.Why, err = outside(ctx, c.Auto.Windows, now)
 	}
 	return d, err
@@ -110,10 +111,12 @@ func describe(e *state.Entry) string {
 }
 
 // Run applies what is staged, if it is to be, and what is staged meanwhile: systemd watches for that only when this has ended. A commit that is
-// refused stays staged, which is no failure; one that had to be rolled back is.
+// refused stays staged, which is no failure; one that had to be rolled back is. Where a slot of the fleet is needed, it is waited for, and held
+// until this unit has ended, to which systemd has bound it.
 func Run(ctx context.Context, machine *phase.Machine) error {
 	var tried ostree.Checksum
 	var failed error
+	holds := false
 	for {
 		d, err := Decide(ctx, machine, time.Now())
 		if err != nil {
@@ -125,9 +128,30 @@ func Run(ctx context.Context, machine *phase.Machine) error {
 		if d.Commit.IsZero() || d.Why != "" || d.Commit == tried {
 			return failed
 		}
+		if d.Slot && !holds {
+			if err := takeSlot(ctx); err != nil {
+				return errors.Join(failed, err)
+			}
+			holds = true
+			continue // after hours, maybe: another commit is staged, or the window has ended
+		}
 		tried = d.Commit
 		failed = apply(ctx, machine, d)
 	}
+}
+
+// takeSlot waits for a slot of the fleet. If it fails, the server may have given one all the same, and the answer alone was lost.
+func takeSlot(ctx context.Context) error {
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	failure := systemd.Run(ctx, services.FleetLockUnit)
+	if failure == nil {
+		return nil
+	}
+	return errors.Join(failure, systemd.Queue(context.WithoutCancel(ctx), services.FleetLockReleaseUnit))
 }
 
 // apply applies a commit and waits for the end.

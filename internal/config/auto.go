@@ -24,7 +24,7 @@ type Auto struct {
 	Apply              AutoApply // Apply=
 	Windows            []Window  // Window=: when; at any time if there is none
 	FleetLock          string    // FleetLock=: where a slot is taken before something is applied, a URL; empty if nowhere
-	FleetLockGroup     string    // FleetLockGroup=
+	FleetLockGroup     string    // FleetLockGroup=; empty for the default one
 	Update             bool      // Update=: whether updates are fetched
 	OnCalendar         []string  // OnCalendar=: when they are; empty leaves it to the unit, as with the three below
 	RandomizedDelaySec string    // RandomizedDelaySec=
@@ -55,7 +55,7 @@ func (a *Auto) set(key, value string) (err error) {
 	case "FleetLock":
 		a.FleetLock, err = value, checkURL(value)
 	case "FleetLockGroup":
-		a.FleetLockGroup = value
+		a.FleetLockGroup, err = value, checkGroup(value)
 	case "Update":
 		a.Update, err = parseBool(value)
 	case "OnCalendar":
@@ -112,6 +112,17 @@ func checkURL(value string) error {
 		}
 	}
 	return errors.New("not the URL of a server, as in http://fleet.example.com")
+}
+
+// checkGroup refuses what the FleetLock protocol does.
+func checkGroup(value string) error {
+	isOther := func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '-')
+	}
+	if strings.ContainsFunc(value, isOther) {
+		return errors.New("a group is of letters, digits, dots and dashes")
+	}
+	return nil
 }
 
 // AutoAllow is the policy for what is applied without a person; not ok means that nothing is. What Allow= forbids to people stays forbidden.

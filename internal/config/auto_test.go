@@ -43,7 +43,7 @@ UpdateCommand=/usr/bin/env A=1 \
 }
 
 func TestBadValuesOfAuto(t *testing.T) {
-	for _, line := range []string{"Apply=force", "Apply=", "Window=daily", "FleetLock=fleet.example.com", "FleetLock=ftp://fleet", "Update=maybe", "Persistent="} {
+	for _, line := range []string{"Apply=force", "Apply=", "Window=daily", "FleetLock=fleet.example.com", "FleetLock=ftp://fleet", "FleetLockGroup=all of them", "Update=maybe", "Persistent="} {
 		_, err := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Auto]\n" + line + "\n"}).Load("")
 		if err == nil || !strings.Contains(err.Error(), "etc/liveapply/liveapply.conf: [Auto] "+line) {
 			t.Errorf("%s: got %v", line, err)

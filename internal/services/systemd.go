@@ -210,11 +210,18 @@ func HasFailed(ctx context.Context, name string) (bool, error) {
 		return false, nil
 	}
 	defer systemd.Close()
-	property, err := systemd.conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+	now, err := systemd.activeState(ctx, name)
+	return now == "failed", err
+}
+
+// activeState returns one of the words of systemctl is-active.
+func (s *Systemd) activeState(ctx context.Context, name string) (string, error) {
+	property, err := s.conn.GetUnitPropertyContext(ctx, name, "ActiveState")
 	if err != nil {
-		return false, fmt.Errorf("asking systemd for the state of %s: %w", name, err)
+		return "", fmt.Errorf("asking systemd for the state of %s: %w", name, err)
 	}
-	return property.Value.Value() == "failed", nil
+	now, _ := property.Value.Value().(string)
+	return now, nil
 }
 
 // isOf tells whether a unit works on a request.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -423,7 +424,7 @@ func TestFindEntryTakesTheBeginningOfAName(t *testing.T) {
 // A mistake on the command line is found before anything is looked at.
 func TestMistakesAreUsageErrors(t *testing.T) {
 	for _, line := range []string{"frobnicate", "--frobnicate", "help frobnicate", "help status apply", "status now", "apply a b", "apply --allow=everything",
-		"apply --force --allow=additive", "history -n 0", "history -n some", "history --lines=-1", "reset --json", "rollback a", "plot a b", "plot --json"} {
+		"apply --force --allow=additive", "history -n 0", "history -n some", "history --lines=-1", "reset --json", "rollback a", "needs-restart a", "plot a b", "plot --json"} {
 		var usage usageError
 		if err := run(context.Background(), strings.Fields(line)); !errors.As(err, &usage) {
 			t.Errorf("liveapplyctl %s: %v", line, err)
@@ -468,6 +469,48 @@ func TestHistoryTellsWhatWasBooted(t *testing.T) {
 	for i, line := range strings.Split(strings.TrimSpace(text.String()), "\n")[1:] {
 		if got, want := strings.Contains(line, "applied, booted"), i == 1; got != want {
 			t.Errorf("transaction %d is booted: %v, want %v", i+1, got, want)
+		}
+	}
+}
+
+func TestOutdatedUnitsNameTheirFiles(t *testing.T) {
+	uid := uint32(1000)
+	process := func(paths ...string) stale.Process {
+		p := stale.Process{PID: 1, Name: "p"}
+		for _, path := range paths {
+			p.Files = append(p.Files, stale.File{Path: path, Reason: stale.Replaced})
+		}
+		return p
+	}
+	owners := []services.Outdated{
+		{Owner: services.Owner{Kind: services.SystemUnit, Unit: "nginx.service"}, Processes: []stale.Process{
+			process("/usr/lib/libssl.so.3", "/usr/lib/libcrypto.so.3"), process("/usr/lib/libssl.so.3", "/usr/sbin/nginx")}},
+		{Owner: services.Owner{Kind: services.UserUnit, Unit: "a.service", User: &uid}, Processes: []stale.Process{process("/usr/bin/\x1b[31m")}},
+		{Owner: services.Owner{Kind: services.NoUnit}, Processes: []stale.Process{process("/usr/bin/b")}},
+	}
+	show := func(out func(io.Writer) screen, owners []services.Outdated) string {
+		var text bytes.Buffer
+		if err := printOutdated(out(&text), owners); err != nil {
+			t.Fatal(err)
+		}
+		return text.String()
+	}
+	onTerminal := func(w io.Writer) screen { return screen{Writer: w, width: 80, marks: unicodeMarks} }
+	for _, c := range []struct{ what, got, want string }{
+		{"nothing", show(pipe, nil), "Nothing runs on old files.\n"},
+		{"a pipe", show(pipe, owners), `UNIT                   PROCESSES  WHY
+nginx.service                  2  /usr/lib/libcrypto.so.3, /usr/lib/libssl.so.3, /usr/sbin/nginx
+a.service (user 1000)          1  /usr/bin/\u001b[31m
+(no unit)                      1  /usr/bin/b
+`},
+		{"a terminal", show(onTerminal, owners), `UNIT                   PROCESSES  WHY
+nginx.service                  2  libcrypto.so.3, and 2 more
+a.service (user 1000)          1  \u001b[31m
+(no unit)                      1  b
+`},
+	} {
+		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.what, diff)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/liveapply/liveapply/internal/stale"
 )
@@ -24,6 +25,9 @@ type Outdated struct {
 
 // FindOutdated looks at all processes of the system. Containers are left alone.
 func FindOutdated(ctx context.Context, system stale.System) (NeedsRestart, error) {
+	started := startedUnits{ctx: ctx, known: map[string][]string{}}
+	defer started.close()
+	system.Started = started.commandLine
 	found, err := system.Scan(ctx)
 	if err != nil {
 		return NeedsRestart{}, err
@@ -85,4 +89,49 @@ func (n NeedsRestart) Units() (units []Stale) {
 		}
 	}
 	return units
+}
+
+// startedUnits are the command lines of units. Systemd is asked when the first one is wanted.
+type startedUnits struct {
+	ctx     context.Context
+	mu      sync.Mutex
+	systemd *Systemd
+	known   map[string][]string
+}
+
+// commandLine is what the unit of a cgroup was started with; nothing if systemd does not tell, or it is not of the system's.
+func (s *startedUnits) commandLine(cgroup string) []string {
+	owner := OwnerOf(cgroup)
+	if owner.Kind != SystemUnit || !strings.HasSuffix(owner.Unit, ".service") {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	words, found := s.known[owner.Unit]
+	if !found {
+		words = s.ask(owner.Unit)
+		s.known[owner.Unit] = words
+	}
+	return words
+}
+
+func (s *startedUnits) ask(unit string) []string {
+	if s.systemd == nil {
+		systemd, err := ConnectToLook(s.ctx)
+		if err != nil {
+			return nil
+		}
+		s.systemd = systemd
+	}
+	words, err := s.systemd.ExecStart(s.ctx, unit)
+	if err != nil {
+		return nil
+	}
+	return words
+}
+
+func (s *startedUnits) close() {
+	if s.systemd != nil {
+		s.systemd.Close()
+	}
 }

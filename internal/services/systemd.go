@@ -224,6 +224,22 @@ func (s *Systemd) activeState(ctx context.Context, name string) (string, error) 
 	return now, nil
 }
 
+// ExecStart returns the program and the arguments of all commands that start a service.
+func (s *Systemd) ExecStart(ctx context.Context, name string) ([]string, error) {
+	property, err := s.conn.GetServicePropertyContext(ctx, name, "ExecStart")
+	if err != nil {
+		return nil, fmt.Errorf("asking %s for its command: %w", name, err)
+	}
+	var words []string
+	commands, _ := property.Value.Value().([][]any) // org.freedesktop.systemd1(5): path, argv, and how it went
+	for _, command := range commands {
+		path, _ := command[0].(string)
+		argv, _ := command[1].([]string)
+		words = append(append(words, path), argv...)
+	}
+	return words, nil
+}
+
 // isOf tells whether a unit works on a request.
 func isOf(name, request string) bool {
 	if request == state.ResetRequest {

@@ -157,12 +157,15 @@ func (c *candidate) check(m mapping, line []byte) (File, error) {
 // compare tells what is wrong with a mapped file that was not seen yet; link leads to it.
 func (c *candidate) compare(m mapping, path string, inUsr bool, link string) (Reason, error) {
 	now, err := c.view.at(m.path) // a name may end like that of a deleted file
-	if err != nil || now != nil && m.is(now.ino) {
+	if err == nil && now != nil && m.is(now.ino) {
+		return "", nil
+	}
+	if inUsr && err != nil {
 		return "", err
 	}
 	if !inUsr {
-		if !isOverlay(link) {
-			return "", nil // of something else that is no longer mounted
+		if err != nil || !isOverlay(link) {
+			return "", nil // of some other filesystem, and what is the matter with that is none of ours
 		}
 		path = c.Usr + path
 	}
@@ -245,9 +248,15 @@ func (c *candidate) named() ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	words := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+	words := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
+	named := words[1:]
+	if len(words) == 1 && !filepath.IsAbs(words[0]) {
+		if named, err = c.behindTitle(); err != nil {
+			return nil, err
+		}
+	}
 	var files []File
-	for _, word := range words[1:] {
+	for _, word := range named {
 		path, ok := c.inUsr(word)
 		if !ok {
 			continue
@@ -354,4 +363,30 @@ func (c *candidate) startedIn() (string, error) {
 		return "", nil
 	}
 	return c.links.commitOf(program.dev), nil
+}
+
+// behindTitle returns what a process was started with that shows a title in the place of its command line, except its program, which it
+// maps. Nobody is asked unless an answer could matter.
+func (c *candidate) behindTitle() ([]string, error) {
+	if c.Started == nil {
+		return nil, nil
+	}
+	if started, err := c.startedIn(); err != nil || started == "" || started == c.live {
+		return nil, err
+	}
+	cgroups, err := os.ReadFile(c.dir + "/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.Readlink(c.dir + "/exe")
+	if err != nil {
+		return nil, err
+	}
+	var named []string
+	for _, word := range c.Started(cgroupOf(string(cgroups))) {
+		if path, ok := c.inUsr(word); ok && path != program && path != c.Usr+program {
+			named = append(named, word)
+		}
+	}
+	return named, nil
 }

@@ -59,6 +59,9 @@ type System struct {
 	Proc  string // /proc
 	Usr   string // /usr
 	Trees Trees
+	// Started returns the command line that a cgroup's processes were started with, of which they may have made a title. It may be nil,
+	// is called by several workers, and returns nothing if it does not know.
+	Started func(cgroup string) []string
 }
 
 // Found is what a scan found.

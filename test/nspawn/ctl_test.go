@@ -39,6 +39,7 @@ func TestExitStatusOfLiveapplyctl(t *testing.T) {
 		{"history", 0},
 		{"reset", exitNothing},
 		{"rollback", exitNothing},
+		{"needs-restart", exitNothing},
 		{"plot", exitNothing},
 		{"apply", exitNothing}, // nothing is staged
 		{"frobnicate", exitUsage},
@@ -49,6 +50,7 @@ func TestExitStatusOfLiveapplyctl(t *testing.T) {
 		{"apply --force --allow=additive " + v2, exitUsage},
 		{"reset " + v2, exitUsage},
 		{"rollback " + v2, exitUsage},
+		{"needs-restart " + v2, exitUsage},
 		{"history --lines=0", exitUsage},
 		{"plot one two", exitUsage},
 		{"status " + v2, exitUsage},

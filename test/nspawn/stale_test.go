@@ -87,6 +87,7 @@ func changeFile(tree *nspawn.Tree, path string) {
 const (
 	shellScript  = "#!/bin/sh\nwhile :; do sleep 1000; done\n# %s\n"
 	pythonScript = "#!/usr/bin/python3\nimport time\nwhile True:\n    time.sleep(1000)\n# %s\n"
+	perlScript   = "#!/usr/bin/perl\n$0 = 'a title';\nsleep 1000 while 1;\n# %s\n"
 )
 
 // staleMachine runs a commit with programs for services, which differ from those of the image in their names.
@@ -97,6 +98,7 @@ func staleMachine(t *testing.T) (m *nspawn.Machine, v1 string) {
 			tree.Write("usr/libexec/demo/"+name, tree.Read("usr/bin/sleep")+name, 0o755)
 			tree.Write("usr/libexec/demo/"+name+".sh", fmt.Sprintf(shellScript, name), 0o755)
 			tree.Write("usr/libexec/demo/"+name+".py", fmt.Sprintf(pythonScript, name), 0o755)
+			tree.Write("usr/libexec/demo/"+name+".pl", fmt.Sprintf(perlScript, name), 0o755)
 		}
 	})
 	m = lab.Machine(t, v1, nspawn.Options{})
@@ -136,6 +138,7 @@ func libssl(t *testing.T, tree *nspawn.Tree) string {
 }
 
 func TestNeedsRestartFindsWhatRunsOnOldFiles(t *testing.T) {
+	t.Parallel()
 	m, v1 := staleMachine(t)
 	m.Run("systemctl", "start", "nginx")
 	demo(m, "plain-one", "one")
@@ -149,13 +152,16 @@ func TestNeedsRestartFindsWhatRunsOnOldFiles(t *testing.T) {
 	demo(m, "sh-same", "same.sh")
 	demo(m, "py-one", "one.py")
 	demo(m, "py-same", "same.py")
+	demo(m, "title-one", "one.pl")
+	demo(m, "title-same", "same.pl")
+	m.Run("grep", "--null-data", "^a title$", "/proc/"+m.Run("systemctl", "show", "--value", "--property=MainPID", "title-one")+"/cmdline")
 	requireOutdated(t, m, "before anything is applied")
 
 	var ssl string
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
 		ssl = libssl(t, tree)
 		changeFile(tree, ssl)
-		for _, file := range []string{"one", "one.sh", "one.py"} {
+		for _, file := range []string{"one", "one.sh", "one.py", "one.pl"} {
 			changeFile(tree, "usr/libexec/demo/"+file)
 		}
 	})
@@ -166,6 +172,7 @@ func TestNeedsRestartFindsWhatRunsOnOldFiles(t *testing.T) {
 		"system strict-one.service: replaced /usr/libexec/demo/one",
 		"system sh-one.service: script /usr/libexec/demo/one.sh",
 		"system py-one.service: argument /usr/libexec/demo/one.py",
+		"system title-one.service: argument /usr/libexec/demo/one.pl",
 		"system apart-same.service: old tree /usr",
 	}
 	requireOutdated(t, m, "after the first application", ofBooted...)
@@ -222,6 +229,7 @@ func TestNeedsRestartFindsWhatRunsOnOldFiles(t *testing.T) {
 
 // A user's processes, and what is none of this system's.
 func TestNeedsRestartTellsUnitsSessionsAndContainersApart(t *testing.T) {
+	t.Parallel()
 	m, v1 := staleMachine(t)
 	m.Run("useradd", "--create-home", "tester")
 	uid := m.Run("id", "--user", "tester")
@@ -282,6 +290,7 @@ func TestNeedsRestartTellsUnitsSessionsAndContainersApart(t *testing.T) {
 }
 
 func TestNeedsRestartReportsEveryProcessIfLibcChanged(t *testing.T) {
+	t.Parallel()
 	m, v1 := staleMachine(t)
 	demo(m, "strict-same", "same", "ProtectSystem=strict", "PrivateTmp=yes")
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
@@ -365,6 +374,7 @@ var oldDemos = []string{"nginx.service", "one-py.service", "one-sh.service", "on
 // the kernel tells the path. So it finds scripts of Python alone, by their times; also one that is the same in both trees, because another
 // deployment or commit with the same file is one more hard link to it, which changes the inode.
 func TestNeedsRestartFindsAllThatNeedrestartFindsAfterAnApplication(t *testing.T) {
+	t.Parallel()
 	m, v1 := staleMachine(t)
 	startDemos(m)
 	apply(t, m, derived(t, m, v1, func(tree *nspawn.Tree) {
@@ -385,7 +395,7 @@ func TestNeedsRestartFindsAllThatNeedrestartFindsAfterAnApplication(t *testing.T
 }
 
 // On a /usr that is changed in place, as a package manager does, both find the same, but for scripts of the shell, which needrestart does
-// not know.
+// not know. Nothing else runs at the same time: it might change the inodes that machines have in common.
 func TestNeedsRestartFindsWhatNeedrestartFindsOnAUsrThatIsChangedInPlace(t *testing.T) {
 	m, _ := staleMachine(t)
 	m.Run("ostree", "admin", "unlock")

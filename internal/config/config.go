@@ -212,35 +212,32 @@ func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 		c.ReloadUnits = appendWords(c.ReloadUnits, option.Value)
 	case "PackageDatabase":
 		c.PackageDatabase = appendWords(c.PackageDatabase, option.Value)
-	case "Packages":
-		if !isRequest {
-			return errUnknown
-		}
-		c.Packages, c.Exclude = appendWords(c.Packages, option.Value), nil
 	case "Exclude":
 		if isRequest && c.Packages != nil {
 			return errors.New("packages are either selected (Packages=) or left out (Exclude=)")
 		}
 		c.Exclude = appendWords(c.Exclude, option.Value)
-	case "RequestedBy":
-		if !isRequest {
-			return errUnknown
+	default:
+		if isRequest {
+			return c.setOfRequest(option)
 		}
+		return errUnknown
+	}
+	return err
+}
+
+// setOfRequest takes the keys that only requests have.
+func (c *Config) setOfRequest(option *unit.UnitOption) (err error) {
+	switch option.Name {
+	case "Packages":
+		c.Packages, c.Exclude = appendWords(c.Packages, option.Value), nil
+	case "RequestedBy":
 		c.RequestedBy = option.Value
 	case "RequestedFrom":
-		if !isRequest {
-			return errUnknown
-		}
 		c.RequestedFrom = option.Value
 	case "Revision":
-		if !isRequest {
-			return errUnknown
-		}
 		c.Revision = option.Value
 	case "LeaveStaged":
-		if !isRequest {
-			return errUnknown
-		}
 		c.LeaveStaged, err = parseBool(option.Value)
 	default:
 		return errUnknown

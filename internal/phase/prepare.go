@@ -18,6 +18,7 @@ import (
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/pkgdb"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/treediff"
 )
@@ -90,14 +91,26 @@ func (p *preparation) identify() error {
 		warn("%s", warning)
 	}
 	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
-	p.plan.Transaction, p.plan.Transient, p.plan.Services = t.ID, p.config.Transient, handling(p.config)
+	p.plan.Transaction, p.plan.Transient = t.ID, p.config.Transient
+	return nil
+}
+
+// planServices takes from the configuration what is to be done to services.
+func (p *preparation) planServices(ctx context.Context) (err error) {
+	p.plan.Services = handling(p.config)
+	if !acts(p.plan.Services) {
+		return nil
+	}
+	if p.plan.Services.HealthTimeout, err = services.TimeSpan(ctx, p.config.HealthTimeout); err != nil {
+		return fmt.Errorf("HealthTimeout=%s in liveapply.conf: %w", p.config.HealthTimeout, err)
+	}
 	return nil
 }
 
 // handling is what the configuration says about services.
 func handling(c *config.Config) state.Handling {
 	return state.Handling{
-		Restart: string(c.RestartServices), StartNew: c.StartNewServices, HealthTimeout: c.HealthTimeout,
+		Restart: string(c.RestartServices), StartNew: c.StartNewServices,
 		Ignored: c.IgnoreUnits, Restarted: c.RestartUnits, Reloaded: c.ReloadUnits, Caller: c.RequestedFrom,
 	}
 }
@@ -164,6 +177,9 @@ func (p *preparation) decide(ctx context.Context) error {
 		return err
 	}
 	p.plan.Layers = p.layersOf(p.plan.Live)
+	if err := p.planServices(ctx); err != nil {
+		return err
+	}
 	if err := p.refuseByPolicy(); err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/services"
@@ -41,7 +40,6 @@ type handler struct {
 	plan        *state.Plan
 	systemd     *services.Systemd
 	watch       *services.Watch
-	timeout     time.Duration
 }
 
 func (h *handler) handle(ctx context.Context) error {
@@ -49,15 +47,14 @@ func (h *handler) handle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	acts := h.plan.Services.Restart != string(config.RestartNone) || h.plan.Services.StartNew
-	if !acts && len(checks) == 0 {
+	if !acts(h.plan.Services) && len(checks) == 0 {
 		return nil // liveapplyctl needs-restart tells those who ask
 	}
 	if h.systemd, err = services.Connect(ctx); err != nil {
 		return err
 	}
 	defer h.systemd.Close()
-	if acts {
+	if acts(h.plan.Services) {
 		if err := h.decideAndAct(ctx); err != nil {
 			return err
 		}
@@ -107,6 +104,11 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	return tasks, nil
 }
 
+// acts tells whether something may be done to services.
+func acts(how state.Handling) bool {
+	return how.Restart != string(config.RestartNone) || how.StartNew
+}
+
 func rulesOf(how state.Handling) services.Rules {
 	return services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}
 }
@@ -130,9 +132,6 @@ func (m *Machine) outdated(ctx context.Context) (services.Changes, error) {
 
 // act carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.
 func (h *handler) act(ctx context.Context, tasks []state.Task) (err error) {
-	if h.timeout, err = services.TimeSpan(ctx, h.plan.Services.HealthTimeout); err != nil {
-		return fmt.Errorf("HealthTimeout=%s: %w", h.plan.Services.HealthTimeout, err)
-	}
 	h.transaction.Services = tasks
 	if err := h.State.WriteTransaction(h.transaction); err != nil {
 		return err
@@ -162,8 +161,9 @@ func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
 	if err := h.transaction.Step(what, func() error { return h.systemd.Act(ctx, tasks) }); err != nil {
 		return err
 	}
-	status("watching %s for %s", what, h.timeout)
-	return h.transaction.Step("watch the services", func() error { return h.watch.Hold(ctx, tasks, h.timeout) })
+	timeout := h.plan.Services.HealthTimeout
+	status("watching %s for %s", what, timeout)
+	return h.transaction.Step("watch the services", func() error { return h.watch.Hold(ctx, tasks, timeout) })
 }
 
 // takeBackServices undoes what was done to services. One that does not come back is told; everything else has to go on.

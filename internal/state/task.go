@@ -1,5 +1,7 @@
 package state
 
+import "time"
+
 // Action is what is done to a unit because something that it uses has changed.
 type Action string
 
@@ -15,13 +17,13 @@ const (
 
 // Handling is what is to be done to services when a commit has become live.
 type Handling struct {
-	Restart       string   `json:"restart"` // RestartServices=
-	StartNew      bool     `json:"start_new"`
-	HealthTimeout string   `json:"health_timeout"` // a time span of systemd.time(7)
-	Ignored       []string `json:"ignored"`        // patterns of units, as the next two
-	Restarted     []string `json:"restarted"`
-	Reloaded      []string `json:"reloaded"`
-	Caller        string   `json:"caller"` // the unit that asked, which waits for the end
+	Restart       string        `json:"restart"` // RestartServices=
+	StartNew      bool          `json:"start_new"`
+	HealthTimeout time.Duration `json:"health_timeout"`
+	Ignored       []string      `json:"ignored"` // patterns of units, as the next two
+	Restarted     []string      `json:"restarted"`
+	Reloaded      []string      `json:"reloaded"`
+	Caller        string        `json:"caller"` // the unit that asked, which waits for the end
 }
 
 // Task is what is to be done to a unit, and why.

@@ -190,4 +190,12 @@ func TestHealthCheckThatFailsTakesTheCommitBack(t *testing.T) {
 	requireSays(t, "the history", all[len(all)-1].Reason, []string{"10 fine can be changed by others"})
 	m.Run("rm", "-r", "/etc/liveapply/health.d", "/etc/greenboot")
 	requireSame(t, m, before)
+
+	configure(m, "RestartServices=changed", "HealthTimeout=soon")
+	equal(t, "exit status", tryApply(m, v2).Code, 1)
+	all = history(t, m)
+	equal(t, "result with a bad configuration", all[len(all)-1].Result, "refused")
+	requireSays(t, "the history", all[len(all)-1].Reason, []string{"HealthTimeout=soon"})
+	configure(m)
+	requireSame(t, m, before)
 }

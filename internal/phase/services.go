@@ -38,7 +38,6 @@ type handler struct {
 	*Machine
 	transaction *state.Transaction
 	plan        *state.Plan
-	systemd     *services.Systemd
 	watch       *services.Watch
 }
 
@@ -47,15 +46,12 @@ func (h *handler) handle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !acts(h.plan.Services) && len(checks) == 0 {
-		return nil // liveapplyctl needs-restart tells those who ask
-	}
-	if h.systemd, err = services.Connect(ctx); err != nil {
-		return err
-	}
-	defer h.systemd.Close()
-	if acts(h.plan.Services) {
-		if err := h.decideAndAct(ctx); err != nil {
+	if acts(h.plan.Services) { // else, liveapplyctl needs-restart tells those who ask
+		tasks, err := h.decide(ctx)
+		if err != nil {
+			return err
+		}
+		if err := h.act(ctx, tasks); err != nil {
 			return err
 		}
 	}
@@ -63,15 +59,9 @@ func (h *handler) handle(ctx context.Context) error {
 		return nil
 	}
 	status("running %d health checks", len(checks))
-	return h.transaction.Step("check the health", func() error { return h.systemd.RunChecks(ctx, checks) })
-}
-
-func (h *handler) decideAndAct(ctx context.Context) error {
-	tasks, err := h.decide(ctx)
-	if err != nil || len(tasks) == 0 {
-		return err
-	}
-	return h.act(ctx, tasks)
+	return h.transaction.Step("check the health", func() error {
+		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.RunChecks(ctx, checks) })
+	})
 }
 
 // decide returns what is to be done now, and tells what is left.
@@ -81,7 +71,7 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := h.systemd.Decide(ctx, rulesOf(how), how.Caller, changes)
+	all, err := decideServices(ctx, how, changes)
 	if err != nil {
 		return nil, err
 	}
@@ -104,13 +94,19 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	return tasks, nil
 }
 
+// decideServices asks systemd what there is to be done.
+func decideServices(ctx context.Context, how state.Handling, changes services.Changes) (tasks []state.Task, err error) {
+	rules := services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}
+	err = services.With(ctx, func(systemd *services.Systemd) (err error) {
+		tasks, err = systemd.Decide(ctx, rules, how.Caller, changes)
+		return err
+	})
+	return tasks, err
+}
+
 // acts tells whether something may be done to services.
 func acts(how state.Handling) bool {
 	return how.Restart != string(config.RestartNone) || how.StartNew
-}
-
-func rulesOf(how state.Handling) services.Rules {
-	return services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}
 }
 
 // changes collects what is different now for those who run.
@@ -132,6 +128,9 @@ func (m *Machine) outdated(ctx context.Context) (services.Changes, error) {
 
 // act carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.
 func (h *handler) act(ctx context.Context, tasks []state.Task) (err error) {
+	if tasks, err = withoutReexec(ctx, h.transaction, tasks); err != nil || len(tasks) == 0 {
+		return err
+	}
 	h.transaction.Services = tasks
 	if err := h.State.WriteTransaction(h.transaction); err != nil {
 		return err
@@ -158,12 +157,25 @@ func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
 	}
 	what := strings.Join(names, ", ")
 	status("%s", what)
-	if err := h.transaction.Step(what, func() error { return h.systemd.Act(ctx, tasks) }); err != nil {
+	err := h.transaction.Step(what, func() error {
+		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Act(ctx, tasks) })
+	})
+	if err != nil {
 		return err
 	}
 	timeout := h.plan.Services.HealthTimeout
-	status("watching %s for %s", what, timeout)
+	status("watching the services for %s", timeout)
 	return h.transaction.Step("watch the services", func() error { return h.watch.Hold(ctx, tasks, timeout) })
+}
+
+// withoutReexec has systemd itself executed again, if that is to be done, when all is over for those who wait for the transaction, and returns what else
+// is to be done.
+func withoutReexec(ctx context.Context, t *state.Transaction, tasks []state.Task) (others []state.Task, err error) {
+	others = slices.DeleteFunc(slices.Clone(tasks), func(task state.Task) bool { return task.Action == state.Reexec })
+	if len(others) == len(tasks) {
+		return others, nil
+	}
+	return others, services.With(ctx, func(systemd *services.Systemd) error { return systemd.QueueReexec(ctx, services.MainUnit(t.Request)) })
 }
 
 // takeBackServices undoes what was done to services. One that does not come back is told; everything else has to go on.
@@ -173,12 +185,7 @@ func takeBackServices(ctx context.Context, t *state.Transaction) {
 	}
 	status("restarting services on the tree before")
 	err := t.Step("restart services on the tree before", func() error {
-		systemd, err := services.Connect(ctx)
-		if err != nil {
-			return err
-		}
-		defer systemd.Close()
-		return systemd.TakeBack(ctx, t.Services)
+		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.TakeBack(ctx, t.Services) })
 	})
 	if err != nil {
 		warn("%v", err)
@@ -191,24 +198,26 @@ func (m *Machine) settleServices(ctx context.Context, t *state.Transaction) {
 	if err != nil || c.RestartServices == config.RestartNone {
 		return // a bad configuration was told by whoever wanted something of it
 	}
-	status("restarting services on the booted tree")
-	err = t.Step("restart services on the booted tree", func() error {
-		systemd, err := services.Connect(ctx)
-		if err != nil {
-			return err
-		}
-		defer systemd.Close()
-		changes, err := m.outdated(ctx)
-		if err != nil {
-			return err
-		}
-		tasks, err := systemd.Decide(ctx, rulesOf(handling(c)), c.RequestedFrom, changes)
-		if err != nil {
-			return err
-		}
-		return systemd.Act(ctx, slices.DeleteFunc(tasks, func(task state.Task) bool { return task.Action == state.Leave }))
-	})
-	if err != nil {
+	if err := m.settle(ctx, t, handling(c)); err != nil {
 		warn("%v", err)
 	}
+}
+
+func (m *Machine) settle(ctx context.Context, t *state.Transaction, how state.Handling) error {
+	status("restarting services on the booted tree")
+	changes, err := m.outdated(ctx)
+	if err != nil {
+		return err
+	}
+	tasks, err := decideServices(ctx, how, changes)
+	if err != nil {
+		return err
+	}
+	tasks = slices.DeleteFunc(tasks, func(task state.Task) bool { return task.Action == state.Leave })
+	if tasks, err = withoutReexec(ctx, t, tasks); err != nil || len(tasks) == 0 {
+		return err
+	}
+	return t.Step("restart services on the booted tree", func() error {
+		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Act(ctx, tasks) })
+	})
 }

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/coreos/go-systemd/v22/unit"
+	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/liveapply/liveapply/internal/state"
@@ -41,7 +44,7 @@ func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, change
 		}
 	}
 	for _, stale := range changes.Stale {
-		if stale.Unit == initScope {
+		if stale.Unit == initScope && !matchesAny(rules.Ignore, initScope) {
 			tasks = append(tasks, state.Task{Unit: initScope, Action: state.Reexec, Why: stale.Why})
 		}
 	}
@@ -140,6 +143,26 @@ func (s *Systemd) newlyWanted(ctx context.Context, rules Rules, names []string, 
 	return tasks, nil
 }
 
+// reexecUnit has systemd execute itself again.
+const reexecUnit = "liveapply-reexec.service"
+
+// QueueReexec has systemd execute itself again when the job of a unit has ended, well or not: those who wait for that over systemd's
+// own socket, as systemctl does, would lose their connection.
+func (s *Systemd) QueueReexec(ctx context.Context, after string) error {
+	systemctl, err := exec.LookPath("systemctl")
+	if err == nil {
+		_, err = s.conn.StartTransientUnitContext(ctx, reexecUnit, "replace", []dbus.Property{
+			dbus.PropDescription("Execute systemd again, which a commit has brought"),
+			dbus.PropType("oneshot"), dbus.PropAfter(after), dbus.PropExecStart([]string{systemctl, "daemon-reexec"}, false),
+			{Name: "CollectMode", Value: godbus.MakeVariant("inactive-or-failed")},
+		}, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("having systemd executed again: %w", err)
+	}
+	return nil
+}
+
 // Act carries tasks out, as one set of jobs, which systemd orders by the dependencies of the units, and waits for all of them, or for the first one that fails: every
 // moment counts then.
 func (s *Systemd) Act(ctx context.Context, tasks []state.Task) error {
@@ -152,9 +175,6 @@ func (s *Systemd) Act(ctx context.Context, tasks []state.Task) error {
 	}
 	jobs, ctx := errgroup.WithContext(ctx)
 	for i, task := range tasks {
-		if task.Action == state.Reexec {
-			continue // no job
-		}
 		jobs.Go(func() error {
 			if err := await(ctx, results[i]); err != nil {
 				return fmt.Errorf("%s %s (%s): %w: see systemctl status %s", task.Action, task.Unit, task.Why, err, task.Unit)
@@ -176,8 +196,6 @@ func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- stri
 		_, err = s.conn.StopUnitContext(ctx, task.Unit, "replace", result)
 	case state.Start:
 		_, err = s.conn.StartUnitContext(ctx, task.Unit, "replace", result)
-	case state.Reexec:
-		return run(ctx, "systemctl", "daemon-reexec")
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", task.Action, task.Unit, err)
@@ -195,10 +213,8 @@ func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 			}
 			continue
 		}
-		if task.Action != state.Reexec {
-			s.forgetStarts(ctx, task.Unit)
-			back = append(back, task)
-		}
+		s.forgetStarts(ctx, task.Unit)
+		back = append(back, task)
 	}
 	return s.restartAll(ctx, back)
 }

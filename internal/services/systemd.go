@@ -37,6 +37,16 @@ func Connect(ctx context.Context) (*Systemd, error) {
 	return &Systemd{conn}, nil
 }
 
+// With does something over a connection of Connect.
+func With(ctx context.Context, do func(*Systemd) error) error {
+	systemd, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	return do(systemd)
+}
+
 // Close ends the connection.
 func (s *Systemd) Close() { s.conn.Close() }
 
@@ -102,6 +112,14 @@ func StopLive(ctx context.Context) error {
 
 // ApplyUnit is the unit that applies what request names.
 func ApplyUnit(request string) string { return instance("liveapply@", request) }
+
+// MainUnit is the unit that others start, and wait for, to have request done.
+func MainUnit(request string) string {
+	if request == state.ResetRequest {
+		return ResetUnit
+	}
+	return ApplyUnit(request)
+}
 
 // RollbackUnit is the unit that takes a transaction of request back that did not end. A reset goes on instead.
 func RollbackUnit(request string) string {

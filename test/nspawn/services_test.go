@@ -162,6 +162,40 @@ func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
 	}
 }
 
+func TestSystemdItselfIsExecutedAgain(t *testing.T) {
+	t.Parallel()
+	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	before := factsOf(t, m)
+	m.Run("mkdir", "-p", "/etc/liveapply")
+	configure(m, "RestartServices=changed", "HealthTimeout=1s")
+	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
+		const program = "usr/lib/systemd/systemd"
+		tree.Write(program, tree.Read(program)+"another build", 0o755)
+	})
+	inodes := func() string {
+		return m.Run("stat", "--dereference", "--format=%i", "/usr/lib/systemd/systemd", "/proc/1/exe")
+	}
+	old := inodes()
+	awaitSameProgram := func() {
+		waitFor(t, "systemd to execute itself again", func() bool {
+			found := strings.Fields(inodes())
+			return found[0] == found[1] && m.Try("systemctl", "show-environment").Code == 0 // it answers again
+		})
+	}
+	apply(t, m, v2)
+	awaitSameProgram()
+	if inodes() == old {
+		t.Error("the program is the same one")
+	}
+	equal(t, "what is outdated", m.Try("liveapplyctl", "needs-restart").Code, exitNothing)
+	equal(t, "failed units", m.Run("systemctl", "--failed", "--plain", "--no-legend"), "")
+	reset(t, m)
+	awaitSameProgram()
+	equal(t, "the programs after the reset", inodes(), old)
+	m.Run("rm", "-r", "/etc/liveapply")
+	requireSame(t, m, before)
+}
+
 func TestHealthCheckThatFailsTakesTheCommitBack(t *testing.T) {
 	t.Parallel()
 	m, v1, v2 := servicesMachine(t)

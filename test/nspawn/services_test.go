@@ -162,6 +162,26 @@ func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
 	}
 }
 
+func TestServicesAreTakenBackWhenTheirPhaseIsKilled(t *testing.T) {
+	t.Parallel()
+	m, v1, v2 := servicesMachine(t)
+	configure(m, "RestartServices=changed", "StartNewServices=yes", "HealthTimeout=1min")
+	before := factsOf(t, m)
+	m.Run("liveapplyctl", "apply", "--no-wait", v2)
+	waitFor(t, "the services to be watched", func() bool { return strings.Contains(statusText(m, phaseUnit("services", v2)), "watching") })
+	waitFor(t, "the service to be restarted", func() bool { return m.Read("/run/lab-plain.service.version") == "2\n" })
+	equal(t, "the new service is", m.Run("systemctl", "is-active", "lab-new.service"), "active")
+	m.Run("systemctl", "kill", "--signal=SIGKILL", phaseUnit("services", v2))
+	awaitEnd(m)
+	equal(t, "live", status(t, m).Live, v1)
+	waitFor(t, "the service to be restarted", func() bool { return m.Read("/run/lab-plain.service.version") == "1\n" })
+	equal(t, "exit status of is-active for the new service", m.Try("systemctl", "is-active", "lab-new.service").Code, 4) // there is no such unit
+	all := history(t, m)
+	requireSays(t, "the history", all[len(all)-1].Reason, []string{"the phase services was killed"})
+	m.Run("systemctl", "reset-failed")
+	requireSame(t, m, before)
+}
+
 func TestSystemdItselfIsExecutedAgain(t *testing.T) {
 	t.Parallel()
 	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})

@@ -19,7 +19,7 @@ const executor = "/usr/lib/systemd/systemd-executor"
 // try runs programs with the target's loader and libraries: one of the target; and, if libraries changed, what the running systemd starts programs
 // with. If that does not run, no unit can be started any more, also none that would take the target back.
 func (p *preparation) try(ctx context.Context) error {
-	status("trying to run programs on the target")
+	status("trying to run a program of the target")
 	programs := []underlay.Program{{Name: "/usr/bin/true"}}
 	if p.plan.Impact.Libraries {
 		executors, err := p.executors()

@@ -288,6 +288,7 @@ func (m *Machine) Console() string {
 func (m *Machine) destroy() {
 	if m.t.Failed() && m.pid != 0 && !m.hasExited() {
 		m.t.Logf("the last journal lines of %s:\n%s", m.name, m.Try("journalctl", "--boot", "--lines=60", "--no-pager", "--output=short-monotonic").Stdout)
+		m.t.Logf("what finalized staged deployments there, in all boots:\n%s", m.Try("journalctl", "--unit=ostree-finalize-staged.service", "--lines=20", "--no-pager").Stdout)
 	}
 	if m.exited != nil {
 		m.PowerCut()

@@ -98,9 +98,24 @@ func kindOf(i impact.Impact) string {
 	case impact.None:
 		return "nothing in /usr"
 	case impact.Additive:
-		return fmt.Sprintf("additive, %d files are added", i.Files.Added)
+		return fmt.Sprintf("additive, %d files are added (%s)", i.Files.Added, size(i.Files.Bytes))
 	}
-	return fmt.Sprintf("replacing, %d files are added, %d changed, %d removed", i.Files.Added, i.Files.Changed, i.Files.Removed)
+	return fmt.Sprintf("replacing, %d files are added, %d changed (%s), %d removed", i.Files.Added, i.Files.Changed, size(i.Files.Bytes), i.Files.Removed)
+}
+
+// size is a number of bytes for people.
+func size(bytes int64) string {
+	value, unit := float64(bytes), "B"
+	for _, larger := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if value < 1000 {
+			break
+		}
+		value, unit = value/1024, larger
+	}
+	if unit == "B" || value >= 100 {
+		return fmt.Sprintf("%.0f %s", value, unit)
+	}
+	return fmt.Sprintf("%.1f %s", value, unit)
 }
 
 func joined(names []string) []string {

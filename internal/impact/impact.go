@@ -44,6 +44,8 @@ type Files struct {
 	Added   int `json:"added"`
 	Changed int `json:"changed"`
 	Removed int `json:"removed"`
+	// Bytes are the content of regular files that come, or become others; whoever makes the Impact counts them.
+	Bytes int64 `json:"bytes"`
 }
 
 // Units are the unit files of the system manager that come, change or go, by their names; a drop-in is the unit's.

@@ -23,6 +23,22 @@ const fileSuffix = ".file"
 // FilePath returns where a file object is, relative to Fd.
 func (r *Repo) FilePath(c Checksum) string { return objectPath(c, fileSuffix) }
 
+// Size returns the size of a file object's content, in bytes; of a symbolic link, 0. An error that satisfies errors.Is(err, fs.ErrNotExist) means
+// that it is not in the repo.
+func (r *Repo) Size(c Checksum) (int64, error) {
+	if d, found := r.drafted(c, fileSuffix); found {
+		return d.file.Size, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(r.fd, r.FilePath(c), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return 0, r.objectError(c, fileSuffix, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, nil
+	}
+	return st.Size, nil
+}
+
 // File reads what a file object is. The content is not read, so nothing is verified; see VerifyFile. An error
 // that satisfies errors.Is(err, fs.ErrNotExist) means that it is not in the repo.
 func (r *Repo) File(c Checksum) (*File, error) {

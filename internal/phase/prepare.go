@@ -237,7 +237,8 @@ func (p *preparation) weigh(ctx context.Context, target ostree.Tree) error {
 	p.plan.Impact = impact.Of(p.changes, p.plan.Etc, packages)
 	p.layerReload = p.plan.Impact.Reload
 	if p.plan.From == p.plan.Booted {
-		return nil
+		p.plan.Impact.Files.Bytes, err = p.bytesOf(p.changes)
+		return err
 	}
 	live, err := p.tree(p.plan.From, usrTree)
 	if err != nil {
@@ -250,7 +251,23 @@ func (p *preparation) weigh(ctx context.Context, target ostree.Tree) error {
 	p.plan.Impact = impact.Of(p.fromLive, p.plan.Etc, packages)
 	p.plan.Impact.RebootRequired = sinceBoot.RebootRequired // what an earlier application brought is not there yet, either
 	p.layerReload = p.layerReload.Union(p.plan.Impact.Reload)
-	return nil
+	p.plan.Impact.Files.Bytes, err = p.bytesOf(p.fromLive)
+	return err
+}
+
+// bytesOf is how much content comes with changes.
+func (p *preparation) bytesOf(changes []treediff.Change) (bytes int64, err error) {
+	for _, change := range changes {
+		if change.New.Kind != ostree.KindFile {
+			continue
+		}
+		size, err := p.Repo.Size(change.New.Checksum)
+		if err != nil {
+			return 0, fmt.Errorf("/usr/%s: %w", change.Path, err)
+		}
+		bytes += size
+	}
+	return bytes, nil
 }
 
 // comparePackages compares the packages of the live commit and the target. A database that cannot be read is only in the way where the

@@ -78,6 +78,23 @@ func TestDiffTellsThePackagesAndChangesNothing(t *testing.T) {
 	equal(t, "packages removed or upgraded", len(packages.Packages.Removed)+len(packages.Packages.Upgraded), 0)
 	requireSays(t, "liveapplyctl diff", m.Run("liveapplyctl", "diff", v2), []string{v1, v2, "nginx ", "nginx.service", "/etc/nginx"})
 
+	var files struct {
+		Files struct {
+			Added, Changed int
+			Bytes          int64
+		} `json:"files"`
+	}
+	unmarshal(t, string(diff.Impact), &files)
+	number, bytes := 0, int64(0)
+	was := treeOf(t, v1)
+	for name, entry := range treeOf(t, v2) {
+		if before, isOld := was[name]; (!isOld || before != entry) && !entry.IsDir() {
+			number, bytes = number+1, bytes+entry.Size
+		}
+	}
+	equal(t, "files that are added or changed", files.Files.Added+files.Files.Changed, number)
+	equal(t, "their content, in bytes", files.Files.Bytes, bytes)
+
 	asNobody := []string{"--reuid=nobody", "--regid=nogroup", "--clear-groups", "liveapplyctl", "diff", "--json", v2}
 	var unprivileged foreseen
 	unmarshal(t, m.Run("setpriv", asNobody...), &unprivileged)

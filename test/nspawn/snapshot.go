@@ -32,6 +32,9 @@ type Entry struct {
 	Xattrs   string // name=value, one a line, sorted, quoted
 }
 
+// IsDir tells whether it is a directory.
+func (e Entry) IsDir() bool { return e.Mode&unix.S_IFMT == unix.S_IFDIR }
+
 func (e Entry) String() string {
 	s := fmt.Sprintf("mode %06o owner %d:%d", e.Mode, e.UID, e.GID)
 	switch e.Mode & unix.S_IFMT {

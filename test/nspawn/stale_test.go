@@ -289,6 +289,9 @@ func TestNeedsRestartTellsUnitsSessionsAndContainersApart(t *testing.T) {
 		[]string{"UNIT", "PROCESSES", "WHY", "system.service", "of-user.service (user " + uid + ")", one})
 }
 
+// messageLeft is the MESSAGE_ID of what names services that are left as they are.
+const messageLeft = "07995ddea8aa4bcdbf9bb71b75e63b95"
+
 func TestNeedsRestartReportsEveryProcessIfLibcChanged(t *testing.T) {
 	t.Parallel()
 	m, v1 := staleMachine(t)
@@ -304,7 +307,9 @@ func TestNeedsRestartReportsEveryProcessIfLibcChanged(t *testing.T) {
 	apply(t, m, v2)
 	requireOutdated(t, m, "after an application that changes no library")
 	demo(m, "second", "same")
+	equal(t, "what is left when nothing runs on old files", m.Journal("MESSAGE_ID="+messageLeft, "--output=cat"), "")
 	apply(t, m, v3)
+	requireSays(t, "what is left, in the journal", m.Journal("MESSAGE_ID="+messageLeft, "--output=cat"), []string{"systemd-logind.service (it runs on /usr/lib/", "libc.so.6 (replaced)"})
 	demo(m, "third", "same")
 	var all []int // but those that the test starts, and what has been started since
 	for _, pid := range strings.Fields(m.Run("sh", "-c", `grep --files-with-matches libc.so.6 /proc/[0-9]*/maps 2>/dev/null | cut -d/ -f3`)) {

@@ -46,10 +46,10 @@ func (h *handler) handle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !acts(h.plan.Services) {
-		h.report(ctx)
-	} else if err := h.decideAndAct(ctx); err != nil {
-		return err
+	if acts(h.plan.Services) { // else, liveapply-needs-restart.service tells what would need it
+		if err := h.decideAndAct(ctx); err != nil {
+			return err
+		}
 	}
 	if len(checks) == 0 {
 		return nil
@@ -58,25 +58,6 @@ func (h *handler) handle(ctx context.Context) error {
 	return h.transaction.Step("check the health", func() error {
 		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.RunChecks(ctx, checks) })
 	})
-}
-
-// report tells which units run on old files, where nothing is done about that. The application does not depend on it.
-func (h *handler) report(ctx context.Context) {
-	outdated, err := h.outdated(ctx)
-	if err != nil {
-		warn("%v", err)
-	}
-	var left []string
-	for _, unit := range outdated.Stale {
-		left = append(left, fmt.Sprintf("%s (%s)", unit.Unit, unit.Why))
-	}
-	h.tellLeft(left)
-}
-
-func (h *handler) tellLeft(left []string) {
-	if len(left) > 0 {
-		announce(h.transaction, messageLeft, "Left as they are, though what they use has changed: "+strings.Join(left, ", "), nil)
-	}
 }
 
 func (h *handler) decideAndAct(ctx context.Context) error {
@@ -111,7 +92,9 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 		}
 		tasks = append(tasks, task)
 	}
-	h.tellLeft(left)
+	if len(left) > 0 {
+		announce(h.transaction, messageLeft, "Left as they are, though what they use has changed: "+strings.Join(left, ", "), nil)
+	}
 	return tasks, nil
 }
 

@@ -133,7 +133,7 @@ const deletedSuffix = " (deleted)"
 func (c *candidate) check(m mapping, line []byte) (File, error) {
 	path, deleted := strings.CutSuffix(m.path, deletedSuffix)
 	inUsr := strings.HasPrefix(path, c.Usr+"/")
-	if path == "" || path[0] != '/' || deleted && !inUsr {
+	if path == "" || path[0] != '/' || !inUsr && (deleted || c.isElsewhere(path)) {
 		return File{}, nil
 	}
 	c.view.mu.Lock()
@@ -152,6 +152,13 @@ func (c *candidate) check(m mapping, line []byte) (File, error) {
 		path = c.Usr + path
 	}
 	return File{path, reason}, nil
+}
+
+// isElsewhere tells whether a path is below a directory in the root, as no path within /usr is: bin and lib are links there. It is not looked
+// at: it may be on a filesystem whose server is away.
+func (c *candidate) isElsewhere(path string) bool {
+	top, _, _ := strings.Cut(path[1:], "/")
+	return c.rootDirs[top]
 }
 
 // compare tells what is wrong with a mapped file that was not seen yet; link leads to it.

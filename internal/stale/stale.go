@@ -112,14 +112,15 @@ func (s System) processes() ([]int, error) {
 // scan is one Scan under way.
 type scan struct {
 	System
-	root   identity // of the system
-	usr    identity
-	links  links
-	live   string // the commit that Usr shows, "" if it is not known
-	lists  lists
-	host   *view // what processes in the caller's mount namespace see
-	pidns  string
-	denied atomic.Bool
+	root     identity // of the system
+	usr      identity
+	links    links
+	live     string // the commit that Usr shows, "" if it is not known
+	lists    lists
+	rootDirs map[string]bool // the directories in /, by their names
+	host     *view           // what processes in the caller's mount namespace see
+	pidns    string
+	denied   atomic.Bool
 
 	mu    sync.Mutex
 	views map[string]*view // by mount namespace
@@ -132,6 +133,9 @@ func (s System) begin() (*scan, error) {
 		return nil, err
 	}
 	if sc.usr, err = identify(unix.AT_FDCWD, s.Usr, 0); err != nil {
+		return nil, err
+	}
+	if sc.rootDirs, err = directoriesIn("/"); err != nil {
 		return nil, err
 	}
 	if sc.links, err = s.Trees.links(); err != nil {
@@ -150,6 +154,18 @@ func (s System) begin() (*scan, error) {
 	}
 	sc.views[mntns] = sc.host
 	return sc, nil
+}
+
+// directoriesIn goes by what a directory says of its entries: what is mounted on one of them is not looked at.
+func directoriesIn(path string) (map[string]bool, error) {
+	entries, err := os.ReadDir(path)
+	found := map[string]bool{}
+	for _, entry := range entries {
+		if entry.IsDir() {
+			found[entry.Name()] = true
+		}
+	}
+	return found, err
 }
 
 func (s *scan) end() {

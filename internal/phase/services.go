@@ -117,7 +117,7 @@ func acts(how state.Handling) bool {
 func (h *handler) changes(ctx context.Context) (services.Changes, error) {
 	changes, err := h.outdated(ctx)
 	units := h.plan.Impact.Units
-	changes.Units, changes.Wants = append(units.Changed, units.Removed...), units.Wanted
+	changes.Units, changes.Wants = slices.Concat(units.Changed, units.Removed), units.Wanted
 	for _, change := range h.plan.Etc.Changes {
 		changes.Etc = append(changes.Etc, "/etc/"+change.Path)
 	}
@@ -130,31 +130,33 @@ func (m *Machine) outdated(ctx context.Context) (services.Changes, error) {
 	return services.Changes{Stale: found.Units()}, err
 }
 
-// act carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.
+// act carries tasks out, at once or one after the other.
 func (h *handler) act(ctx context.Context, tasks []state.Task) (err error) {
 	if tasks, err = withoutReexec(ctx, h.transaction, tasks); err != nil || len(tasks) == 0 {
-		return err
-	}
-	h.transaction.Services = tasks
-	if err := h.State.WriteTransaction(h.transaction); err != nil {
 		return err
 	}
 	if h.watch, err = services.BeginWatch(ctx); err != nil {
 		return err
 	}
 	defer h.watch.End()
-	if h.plan.Services.Restart != string(config.RestartRolling) {
-		return h.actAtOnce(ctx, tasks)
+	together := len(tasks)
+	if h.plan.Services.Restart == string(config.RestartRolling) {
+		together = 1
 	}
-	for _, task := range tasks {
-		if err := h.actAtOnce(ctx, []state.Task{task}); err != nil {
+	for some := range slices.Chunk(tasks, together) {
+		if err := h.actAtOnce(ctx, some); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// actAtOnce carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.
 func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
+	h.transaction.Services = append(h.transaction.Services, tasks...)
+	if err := h.State.WriteTransaction(h.transaction); err != nil {
+		return err
+	}
 	var names []string
 	for _, task := range tasks {
 		names = append(names, string(task.Action)+" "+task.Unit)

@@ -19,7 +19,7 @@ import (
 )
 
 // Decide tells what is to be done to the units that run, and which new ones are to be started, after systemd has read its unit files again. What needs
-// something, and is left alone, is among it.
+// something, and is left alone, is among it. The tasks are sorted by the names of the units.
 func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, changes Changes) ([]state.Task, error) {
 	if len(changes.Units)+len(changes.Etc)+len(changes.Wants)+len(changes.Stale) == 0 {
 		return nil, nil
@@ -49,7 +49,9 @@ func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, change
 		}
 	}
 	started, err := s.newlyWanted(ctx, rules, changes.Wants, active)
-	return append(tasks, started...), err
+	tasks = append(tasks, started...)
+	slices.SortFunc(tasks, func(a, b state.Task) int { return strings.Compare(a.Unit, b.Unit) })
+	return tasks, err
 }
 
 // initScope is the unit of process 1.

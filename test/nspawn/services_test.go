@@ -162,6 +162,32 @@ func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
 	}
 }
 
+func TestRollingRestartEndsWithTheFirstServiceThatFails(t *testing.T) {
+	t.Parallel()
+	m, v1, _ := servicesMachine(t)
+	configure(m, "RestartServices=rolling", "HealthTimeout=300ms")
+	bad := derived(t, m, v1, func(tree *nspawn.Tree) {
+		withServices("2")(tree)
+		tree.Write("usr/lib/systemd/system/lab-instance@.service", "[Service]\nExecStart=false\n", 0o644)
+	})
+	began := func(name string) string {
+		return m.Run("systemctl", "show", "--value", "--property=InvocationID", name)
+	}
+	before := map[string]string{}
+	for _, name := range labServices {
+		before[name] = began(name)
+	}
+	equal(t, "exit status", tryApply(m, bad).Code, 1)
+	equal(t, "live", status(t, m).Live, v1)
+	all := history(t, m)
+	requireSays(t, "the history", all[len(all)-1].Reason, []string{"lab-instance@1.service"})
+	// They are taken by their names: one was reloaded before, one failed, and the others were not yet touched.
+	for name, touched := range map[string]bool{"lab-configured": true, "lab-instance@1": true, "lab-instance@2": false, "lab-plain": false, "lab-reloaded": false} {
+		equal(t, name+" is", m.Run("systemctl", "is-active", name), "active")
+		equal(t, name+" was started again", began(name) != before[name], touched)
+	}
+}
+
 func TestServicesAreTakenBackWhenTheirPhaseIsKilled(t *testing.T) {
 	t.Parallel()
 	m, v1, v2 := servicesMachine(t)

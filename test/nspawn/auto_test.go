@@ -263,7 +263,7 @@ func TestWhatIsStagedWaitsForTheWindow(t *testing.T) {
 		equal(t, "live", status(t, m).Live, v1)
 
 		// At its begin.
-		begin := time.Now().Add(5 * time.Second)
+		begin := time.Now().Add(20 * time.Second).Truncate(time.Second)
 		m.Write("/etc/liveapply/liveapply.conf", windowFrom(begin, "1h"))
 		m.Run("systemctl", "daemon-reload")
 		m.Run("systemctl", "restart", "liveapply-window.timer")

@@ -1,0 +1,90 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// clone fills the new directory to with what the directory from has: directories are made, all else is linked, so that generations share
+// what did not change.
+func clone(from, to *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
+		return err
+	}
+	have, err := attributesOf(procPath(from, "."), &st)
+	if err != nil {
+		return err
+	}
+	opaque, err := isOpaque(from)
+	if err != nil {
+		return err
+	}
+	entries, err := from.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := cloneEntry(from, to, entry); err != nil {
+			return fmt.Errorf("%s: %w", entry.Name(), err)
+		}
+	}
+	if opaque {
+		if err := setOpaque(int(to.Fd())); err != nil {
+			return err
+		}
+	}
+	return have.set(int(to.Fd()))
+}
+
+func cloneEntry(from, to *os.File, entry os.DirEntry) error {
+	name := entry.Name()
+	if !entry.IsDir() {
+		return unix.Linkat(int(from.Fd()), name, int(to.Fd()), name, 0)
+	}
+	source, err := openDirAt(from, name)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	if err := unix.Mkdirat(int(to.Fd()), name, 0o700); err != nil {
+		return err
+	}
+	target, err := openDirAt(to, name)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return clone(source, target)
+}
+
+func openDirAt(dir *os.File, name string) (*os.File, error) {
+	fd, err := openat2(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// isOpaque tells whether a directory hides all that lower layers have in it.
+func isOpaque(dir *os.File) (bool, error) {
+	value := make([]byte, 1)
+	n, err := unix.Fgetxattr(int(dir.Fd()), overlayXattrs+"opaque", value)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, unix.ERANGE) {
+		return false, err
+	}
+	return n == 1 && value[0] == 'y', nil
+}
+
+func setOpaque(fd int) error {
+	if err := unix.Fsetxattr(fd, overlayXattrs+"opaque", []byte("y"), 0); err != nil {
+		return fmt.Errorf("setting xattr %sopaque: %w", overlayXattrs, err)
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// add takes what the system has at a path.
+func (g *generation) add(path string) error {
+	st, err := g.under.stat(path)
+	if err != nil {
+		return err
+	}
+	if st == nil {
+		return errors.New("there is no such file: to make a new one, use set")
+	}
+	from := filepath.Join(g.under.Root, path)
+	have, err := attributesOf(from, st)
+	if err != nil {
+		return err
+	}
+	if err := g.remember(path); err != nil {
+		return err
+	}
+	switch typeOf(st.Mode) {
+	case unix.S_IFREG:
+		file, err := openRegular(from)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		return g.file(path, file, have)
+	case unix.S_IFLNK:
+		target, err := os.Readlink(from)
+		if err != nil {
+			return err
+		}
+		return g.symlink(path, target, have)
+	}
+	return errors.New("it is neither a file nor a link: name the files in a directory one by one")
+}
+
+// openRegular opens a regular file, and nothing that would block or be followed.
+func openRegular(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", path)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// set gives a path the content of another file. A file that is there keeps owner, mode and xattrs.
+func (g *generation) set(path string, op Operation) error {
+	content, err := os.OpenFile(op.From, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	info, err := content.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no regular file", op.From)
+	}
+	have, err := g.replaced(path, op.Mode)
+	if err != nil {
+		return err
+	}
+	if err := g.remember(path); err != nil {
+		return err
+	}
+	return g.file(path, content, have)
+}
+
+// replaced returns the attributes that a file with new content has: those of the file in the overlay, or else in the system.
+func (g *generation) replaced(path string, mode uint32) (attributes, error) {
+	st, err := g.stat(path)
+	root := procPath(g.root, ".")
+	if err == nil && (st == nil || typeOf(st.Mode) != unix.S_IFREG) {
+		st, err = g.under.stat(path)
+		root = g.under.Root
+	}
+	if err != nil {
+		return attributes{}, err
+	}
+	if st == nil || typeOf(st.Mode) != unix.S_IFREG {
+		return attributes{mode: mode & 0o7777}, nil
+	}
+	have, err := attributesOf(filepath.Join(root, path), st)
+	have.mtime = time.Time{} // it changes now
+	return have, err
+}
+
+// hide masks a path.
+func (g *generation) hide(path string) error {
+	inSystem, err := g.under.stat(path)
+	if err != nil {
+		return err
+	}
+	inTree, err := g.stat(path)
+	if err != nil {
+		return err
+	}
+	if inSystem == nil && inTree == nil {
+		return errors.New("there is no such file")
+	}
+	if err := g.remember(path); err != nil {
+		return err
+	}
+	return g.mask(path)
+}
+
+// clear takes a path out of the overlay.
+func (g *generation) clear(path string) error {
+	had, err := g.unset(path)
+	if err != nil {
+		return err
+	}
+	if !had {
+		return errors.New("the overlay has no such path")
+	}
+	delete(g.manifest.Bases, path)
+	for below := range g.manifest.Bases {
+		if isBelow(below, path) {
+			delete(g.manifest.Bases, below)
+		}
+	}
+	return nil
+}
+
+func isBelow(path, dir string) bool {
+	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
+}
+
+// remember notes what is replaced at a path.
+func (g *generation) remember(path string) error {
+	base, err := g.under.Base(path)
+	if err != nil {
+		return fmt.Errorf("looking for what it replaces: %w", err)
+	}
+	g.manifest.Bases[path] = base
+	return nil
+}
+
+// extensionRelease is what systemd wants to see in a directory of ExtensionDirectories=: any system may take it.
+const extensionRelease = "ID=_any\n"
+
+// describeExtension adds that for the hierarchies that the tree has, /usr and (from systemd 254 on) /etc.
+func (g *generation) describeExtension() error {
+	for top, dir := range map[string]string{"usr": "usr/lib/extension-release.d", "etc": "etc/extension-release.d"} {
+		there, err := g.stat(top)
+		if err != nil {
+			return err
+		}
+		if there == nil {
+			continue
+		}
+		if err := g.file(filepath.Join(dir, "extension-release."+treeName), strings.NewReader(extensionRelease), attributes{mode: 0o644}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

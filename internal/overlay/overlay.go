@@ -1,0 +1,175 @@
+// Package overlay keeps an administrator's own layers: named trees that lie above what a commit has, on /usr, and that put files into
+// /etc and /run.
+//
+// A Store holds overlays; its index says which there are, and which are enabled. The content of an overlay is a generation: a directory in
+// overlayfs layer format that never changes once it has its name. A Draft makes new generations, which share the files that
+// did not change with those before by hard links; renaming the new index into place is the one step by which all of a draft's changes
+// come true. Nothing here mounts anything.
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Kind tells where the content of an overlay comes from.
+type Kind string
+
+// The kinds of overlays.
+const (
+	Ordinary Kind = "overlay" // from an administrator, path by path
+	Updates  Kind = "updates" // from an updates image
+)
+
+// Overlay is what the index says of an overlay.
+type Overlay struct {
+	Name     string `json:"name"`
+	Kind     Kind   `json:"kind"`
+	Scope    Scope  `json:"scope"`
+	Priority int    `json:"priority"` // the higher is above the lower; of equal ones, the name that sorts later
+	Enabled  bool   `json:"enabled"`
+	Writable bool   `json:"writable"`
+	// Generation is the number of the directory that holds its content, 0 if it has none.
+	Generation int       `json:"generation"`
+	Created    time.Time `json:"created"`
+	Changed    time.Time `json:"changed"`
+	// Source is the image that the content of an updates overlay is from, SHA256 its checksum in hexadecimal digits if it has one.
+	Source string `json:"source,omitempty"`
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// Scope is who sees an overlay: "system" (this stateroot), "global" (every stateroot of the machine), "user:UID" (the manager of a
+// user, and what it starts) or "unit:UNIT".
+type Scope string
+
+// The scopes that show an overlay to all.
+const (
+	System Scope = "system"
+	Global Scope = "global"
+)
+
+const (
+	userPrefix = "user:"
+	unitPrefix = "unit:"
+)
+
+// unitName is what systemd.unit(5) allows for a service.
+var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
+
+// ParseScope checks a scope.
+func ParseScope(s string) (Scope, error) {
+	uid, isUser := strings.CutPrefix(s, userPrefix)
+	unit, isUnit := strings.CutPrefix(s, unitPrefix)
+	switch {
+	case s == string(System), s == string(Global):
+		return Scope(s), nil
+	case isUser:
+		if _, err := strconv.ParseUint(uid, 10, 32); err == nil {
+			return Scope(s), nil
+		}
+		return "", fmt.Errorf("the scope %q does not name a user by number: write user:1000", s)
+	case isUnit:
+		if unitName.MatchString(unit) && len(unit) < 256 {
+			return Scope(s), nil
+		}
+		return "", fmt.Errorf("the scope %q does not name a service: write unit:nginx.service", s)
+	}
+	return "", fmt.Errorf("%q is no scope: system, global, user:UID or unit:UNIT", s)
+}
+
+// IsShared tells whether all see the overlay: it is a layer on /usr.
+func (s Scope) IsShared() bool { return s == System || s == Global }
+
+// Unit is the service that sees the overlay, "" if all do.
+func (s Scope) Unit() string {
+	if uid, ok := strings.CutPrefix(string(s), userPrefix); ok {
+		return "user@" + uid + ".service"
+	}
+	unit, _ := strings.CutPrefix(string(s), unitPrefix)
+	if s.IsShared() {
+		return ""
+	}
+	return unit
+}
+
+// name is short enough for names of files, mounts and units.
+var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// CheckName refuses what cannot be the name of an overlay.
+func CheckName(s string) error {
+	if !name.MatchString(s) {
+		return fmt.Errorf("%q cannot be the name of an overlay: up to 64 letters, digits, dots, dashes and underscores, the first of which is a letter or a digit", s)
+	}
+	return nil
+}
+
+// above orders overlays, the topmost first. A writable one is above all others: what is written goes to the top.
+func above(a, b Overlay) int {
+	switch {
+	case a.Writable != b.Writable:
+		if a.Writable {
+			return -1
+		}
+		return 1
+	case a.Priority != b.Priority:
+		if a.Priority > b.Priority {
+			return -1
+		}
+		return 1
+	}
+	return strings.Compare(b.Name, a.Name)
+}
+
+// Index is what a store holds.
+type Index struct {
+	Version  int       `json:"version"`
+	Overlays []Overlay `json:"overlays"` // by name
+}
+
+const indexVersion = 1
+
+// check refuses an index that no Draft has written.
+func (x *Index) check() error {
+	if x.Version != indexVersion {
+		return fmt.Errorf("it has version %d, this program knows %d", x.Version, indexVersion)
+	}
+	for i, o := range x.Overlays {
+		if err := CheckName(o.Name); err != nil {
+			return err
+		}
+		if _, err := ParseScope(string(o.Scope)); err != nil {
+			return fmt.Errorf("overlay %s: %w", o.Name, err)
+		}
+		if o.Generation < 0 || o.Kind != Ordinary && o.Kind != Updates {
+			return fmt.Errorf("overlay %s is not described as it should be", o.Name)
+		}
+		if i > 0 && x.Overlays[i-1].Name >= o.Name {
+			return errors.New("its overlays are not in order")
+		}
+	}
+	return nil
+}
+
+// Find returns the overlay of a name, nil if there is none.
+func (x *Index) Find(name string) *Overlay {
+	i, found := slices.BinarySearchFunc(x.Overlays, name, func(o Overlay, name string) int { return strings.Compare(o.Name, name) })
+	if !found {
+		return nil
+	}
+	return &x.Overlays[i]
+}
+
+func (x *Index) add(o Overlay) *Overlay {
+	i, _ := slices.BinarySearchFunc(x.Overlays, o.Name, func(o Overlay, name string) int { return strings.Compare(o.Name, name) })
+	x.Overlays = slices.Insert(x.Overlays, i, o)
+	return &x.Overlays[i]
+}
+
+func (x *Index) remove(name string) {
+	x.Overlays = slices.DeleteFunc(x.Overlays, func(o Overlay) bool { return o.Name == name })
+}

@@ -1,0 +1,259 @@
+package overlay
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/layer"
+)
+
+// In a store's directory there is the index, and a directory for each overlay. In that, a generation is <number>/: its content in tree, and beside
+// it the manifest. It is built under another name, so one that has its name is whole.
+const (
+	indexName    = "overlays.json"
+	treeName     = "tree"
+	manifestName = "manifest.json"
+	building     = ".new"
+	upperName    = "upper"
+	workName     = "work"
+)
+
+// Store is a directory that holds overlays.
+type Store struct {
+	Dir  string // by which this process reads and writes it
+	Path string // by which all processes can read it: what is mounted is named by this
+}
+
+// ErrDamaged tells that an index or a manifest is not as it was written.
+var ErrDamaged = errors.New("the file is damaged")
+
+// Index reads the store's index. Without one, there are no overlays.
+func (s Store) Index() (*Index, error) {
+	index := &Index{Version: indexVersion}
+	path := filepath.Join(s.Dir, indexName)
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return index, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the overlays: %w", err)
+	}
+	if err = json.Unmarshal(content, index); err == nil {
+		err = index.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w (%w): move it away and restore the overlays from their backups", filepath.Join(s.Path, indexName), ErrDamaged, err)
+	}
+	return index, nil
+}
+
+// Write replaces the index: all that it says is true from then on, also after a power cut. What it names has to be on disk before.
+func (s Store) Write(index *Index) error {
+	content, err := json.MarshalIndent(index, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(s.Dir, 0o755)
+	}
+	if err == nil {
+		err = renameio.WriteFile(filepath.Join(s.Dir, indexName), append(content, '\n'), 0o644, renameio.WithTempDir(s.Dir))
+	}
+	if err == nil {
+		err = syncDir(s.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", filepath.Join(s.Path, indexName), err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	file, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return file.Sync()
+}
+
+// generation is the directory of an overlay's content.
+func (s Store) generation(name string, number int) string {
+	return filepath.Join(s.Dir, name, strconv.Itoa(number))
+}
+
+// Tree is where an overlay has its content, by the path that all processes can use; "" if it has none.
+func (s Store) Tree(o Overlay) string {
+	if o.Generation == 0 {
+		return ""
+	}
+	return filepath.Join(s.Path, o.Name, strconv.Itoa(o.Generation), treeName)
+}
+
+// Upper and Work are the directories through which a writable overlay is written.
+func (s Store) Upper(o Overlay) string { return filepath.Join(s.Path, o.Name, upperName) }
+
+// Work is what overlayfs needs beside Upper.
+func (s Store) Work(o Overlay) string { return filepath.Join(s.Path, o.Name, workName) }
+
+// Placed is an overlay and the store that has it.
+type Placed struct {
+	Overlay
+	Store Store
+}
+
+// Tree is where the overlay has its content.
+func (p Placed) Tree() string { return p.Store.Tree(p.Overlay) }
+
+// All lists the overlays of all stores, the topmost first.
+func All(stores []Store) ([]Placed, error) {
+	var all []Placed
+	for _, store := range stores {
+		index, err := store.Index()
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range index.Overlays {
+			all = append(all, Placed{o, store})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Placed) int { return above(a.Overlay, b.Overlay) })
+	return all, nil
+}
+
+// Stack is what lies above the live commit for all to see.
+type Stack []Placed // the topmost first
+
+// Enabled leaves of overlays those that are enabled and for all to see.
+func Enabled(all []Placed) Stack {
+	var stack Stack
+	for _, o := range all {
+		if o.Enabled && o.Scope.IsShared() && (o.Generation > 0 || o.Writable) {
+			stack = append(stack, o)
+		}
+	}
+	return stack
+}
+
+// Trees are the directories of the stack's content below one of usr, etc and run, as far as there are such.
+func (s Stack) Trees(top string) ([]string, error) {
+	var trees []string
+	for _, o := range s {
+		if o.Generation == 0 {
+			continue
+		}
+		path := filepath.Join(o.Tree(), top)
+		_, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("overlay %s: %w", o.Name, err)
+		}
+		trees = append(trees, path)
+	}
+	return trees, nil
+}
+
+// Writable is the overlay through which /usr can be written, nil if there is none.
+func (s Stack) Writable() *Placed {
+	for i := range s {
+		if s[i].Writable {
+			return &s[i]
+		}
+	}
+	return nil
+}
+
+// Names are the names of the overlays, the topmost first.
+func (s Stack) Names() []string {
+	var names []string
+	for _, o := range s {
+		names = append(names, o.Name)
+	}
+	return names
+}
+
+// Digest tells stacks apart: 12 hexadecimal digits that depend on each layer's place, "" for none.
+func (s Stack) Digest() string {
+	if len(s) == 0 {
+		return ""
+	}
+	var text strings.Builder
+	for _, o := range s {
+		fmt.Fprintf(&text, "%s\n%t\n", filepath.Join(o.Store.Path, o.Name, strconv.Itoa(o.Generation)), o.Writable)
+	}
+	sum := sha256.Sum256([]byte(text.String()))
+	return hex.EncodeToString(sum[:6])
+}
+
+// Tidy deletes what no overlay of the index has: generations, unless used, by their directories' Path, says that something still shows them,
+// and what was being built when it was killed.
+func (s Store) Tidy(used func(generation string) bool) error {
+	index, err := s.Index()
+	if err != nil {
+		return err
+	}
+	names, err := os.ReadDir(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("deleting old content of overlays: %w", err)
+	}
+	for _, entry := range names {
+		if !entry.IsDir() || CheckName(entry.Name()) != nil {
+			continue
+		}
+		if err := s.tidyOverlay(entry.Name(), index.Find(entry.Name()), used); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidyOverlay does that for one name; o is nil if the index has no such overlay any more.
+func (s Store) tidyOverlay(name string, o *Overlay, used func(string) bool) error {
+	dir := filepath.Join(s.Dir, name)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("deleting old content of overlays: %w", err)
+	}
+	for _, entry := range entries {
+		number, _ := strconv.Atoi(entry.Name())
+		keep := o != nil && (o.Generation == number && number > 0 || o.Writable && (entry.Name() == upperName || entry.Name() == workName))
+		if keep || used(filepath.Join(s.Path, name, entry.Name())) {
+			continue
+		}
+		if err := s.drop(dir, entry.Name()); err != nil {
+			return err
+		}
+	}
+	if o != nil {
+		return nil
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return fmt.Errorf("deleting the overlay %s: %w", name, err)
+	}
+	return nil
+}
+
+// drop deletes a directory under a name of its own: a generation that has its name is whole.
+func (s Store) drop(dir, name string) error {
+	gone := filepath.Join(dir, strings.TrimSuffix(name, building)+building)
+	if !strings.HasSuffix(name, building) {
+		if err := os.Rename(filepath.Join(dir, name), gone); err != nil {
+			return fmt.Errorf("deleting old content of overlays: %w", err)
+		}
+	}
+	return layer.Remove(gone)
+}

@@ -1,0 +1,110 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// tops are the directories that content can lie in.
+var tops = []string{"usr", "etc", "run"}
+
+// Under is the system that content is made for.
+type Under struct {
+	// Root is its root directory: where content lands, and which attributes directories have, is looked up there.
+	Root string
+	// Base tells what is at a path below all overlays.
+	Base func(path string) (Base, error)
+}
+
+// Base is what an overlay replaces at a path.
+type Base struct {
+	Commit   string `json:"commit,omitempty"` // that has it, "" where no commit does
+	Checksum string `json:"checksum"`         // tells it apart from others; "" if nothing is there
+}
+
+// Land returns where content with a path goes: a path below usr, etc or run. Directories are looked up in the system, so that what is given below a
+// link, as /lib on a merged system is one, lands where the link leads; the last component is not followed.
+func (u Under) Land(path string) (string, error) {
+	if strings.ContainsRune(path, 0) || slices.Contains(strings.Split(path, "/"), "..") {
+		return "", fmt.Errorf("%q is no path for an overlay: it may not have \"..\" in it", path)
+	}
+	clean := strings.TrimPrefix(filepath.Clean("/"+path), "/")
+	top, rest, _ := strings.Cut(clean, "/")
+	if rest == "" {
+		return "", fmt.Errorf("%q is no path for an overlay: it holds files below /usr, /etc and /run", path)
+	}
+	// Only links that lead into /usr, such as /lib, are followed at the top: /var/run is not for overlays, though it leads to /run.
+	if !slices.Contains(tops, top) {
+		target, err := os.Readlink(filepath.Join(u.Root, top))
+		if err != nil || !strings.HasPrefix(strings.TrimPrefix(filepath.Clean("/"+target), "/"), "usr/") {
+			return "", fmt.Errorf("%q is no path for an overlay: it holds files below /usr, /etc and /run", path)
+		}
+	}
+	dir, err := u.resolve(filepath.Dir(clean))
+	if err != nil {
+		return "", fmt.Errorf("%q: %w", path, err)
+	}
+	landed := filepath.Join(dir, filepath.Base(clean))
+	if top, rest, _ := strings.Cut(landed, "/"); rest == "" || !slices.Contains(tops, top) {
+		return "", fmt.Errorf("%q leads to /%s in this system, which is not below /usr, /etc or /run", path, landed)
+	}
+	return landed, nil
+}
+
+// maxLinks is how many links may be on the way to a directory, as in the kernel.
+const maxLinks = 40
+
+// resolve follows the links in a directory's path, within the system. What does not exist leads to itself.
+func (u Under) resolve(path string) (string, error) {
+	done, todo := "", strings.Split(path, "/")
+	for links := 0; len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			done = strings.TrimPrefix(filepath.Dir("/"+done), "/")
+			continue
+		}
+		next := filepath.Join(done, part)
+		target, err := os.Readlink(filepath.Join(u.Root, next))
+		if err != nil { // no link, or nothing at all
+			done = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("there are too many links on the way to it: %w", unix.ELOOP)
+		}
+		if filepath.IsAbs(target) {
+			done = ""
+		}
+		todo = append(strings.Split(target, "/"), todo...)
+	}
+	return done, nil
+}
+
+// stat looks at a landed path in the system; nil if nothing is there.
+func (u Under) stat(path string) (*unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Lstat(filepath.Join(u.Root, path), &st)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking at /%s: %w", path, err)
+	}
+	return &st, nil
+}
+
+func typeOf(mode uint32) uint32 { return mode & unix.S_IFMT }
+
+// isWhiteout tells the mark by which overlayfs hides a path of a lower layer.
+func isWhiteout(st *unix.Stat_t) bool { return typeOf(st.Mode) == unix.S_IFCHR && st.Rdev == 0 }

@@ -1,0 +1,388 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/xattr"
+)
+
+// overlayXattrs starts the names of the xattrs by which overlayfs keeps its own notes.
+const overlayXattrs = "trusted.overlay."
+
+// tree is the content of a generation that is being made. Everything in it is reached from its root, without following a link: content may have links
+// to anywhere.
+type tree struct {
+	root  *os.File
+	under Under
+}
+
+func openTree(dir string, under Under) (*tree, error) {
+	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &tree{root, under}, nil
+}
+
+func (t *tree) close() { t.root.Close() }
+
+// openDir opens a directory of the tree.
+func (t *tree) openDir(path string) (*os.File, error) {
+	fd, err := openat2(int(t.root.Fd()), path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func openat2(dir int, path string, flags uint64) (int, error) {
+	how := unix.OpenHow{
+		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		fd, err := unix.Openat2(dir, path, &how)
+		if err == nil || !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			return fd, err
+		}
+	}
+}
+
+// stat looks at a path of the tree; nil if nothing is there.
+func (t *tree) stat(path string) (*unix.Stat_t, error) {
+	dir, err := t.openDir(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return statAt(dir, filepath.Base(path))
+}
+
+func statAt(dir *os.File, name string) (*unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return &st, err
+}
+
+// parent opens the directory that something is about to be put in, and makes it, with all above it, where the tree does not have it.
+func (t *tree) parent(path string) (*os.File, error) {
+	dir, err := t.openDir(".")
+	if err != nil {
+		return nil, err
+	}
+	done := ""
+	for _, part := range strings.Split(filepath.Dir(path), "/") {
+		done = filepath.Join(done, part)
+		next, err := t.enter(dir, part, done)
+		dir.Close()
+		if err != nil {
+			return nil, err
+		}
+		dir = next
+	}
+	return dir, nil
+}
+
+// enter opens a directory in another one; path is that of the directory in the tree.
+func (t *tree) enter(dir *os.File, name, path string) (*os.File, error) {
+	there, err := statAt(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case there == nil:
+		if err := t.makeDir(dir, name, path); err != nil {
+			return nil, err
+		}
+	case isWhiteout(there):
+		// What the system has there stays hidden.
+		if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
+			return nil, err
+		}
+		if err := makeDir(dir, name, plainDir, true); err != nil {
+			return nil, err
+		}
+	case typeOf(there.Mode) == unix.S_IFLNK:
+		return nil, fmt.Errorf("/%s is a link in this overlay: nothing can be put below it", path)
+	case typeOf(there.Mode) != unix.S_IFDIR:
+		return nil, fmt.Errorf("/%s is a file in this overlay: nothing can be put below it", path)
+	}
+	fd, err := openat2(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// plainDir is a directory that only an overlay has, unless something else is said about it.
+var plainDir = attributes{mode: 0o755}
+
+// makeDir makes a directory as the system has it; overlayfs shows the attributes of the topmost layer.
+func (t *tree) makeDir(dir *os.File, name, path string) error {
+	system, err := t.under.stat(path)
+	if err != nil {
+		return err
+	}
+	if system == nil {
+		return makeDir(dir, name, plainDir, false)
+	}
+	if typeOf(system.Mode) != unix.S_IFDIR {
+		return fmt.Errorf("/%s is no directory in this system: nothing can be put below it", path)
+	}
+	have, err := attributesOf(filepath.Join(t.under.Root, path), system)
+	if err != nil {
+		return err
+	}
+	return makeDir(dir, name, have, false)
+}
+
+// attributes are what a file has besides its content.
+type attributes struct {
+	mode     uint32 // permission bits
+	uid, gid uint32
+	mtime    time.Time // zero for now
+	xattrs   map[string]string
+}
+
+// attributesOf reads those of a file at a path that no one else changes, or at which a change does no harm.
+func attributesOf(path string, st *unix.Stat_t) (attributes, error) {
+	a := attributes{mode: st.Mode & 0o7777, uid: st.Uid, gid: st.Gid, mtime: time.Unix(st.Mtim.Unix()), xattrs: map[string]string{}}
+	err := xattr.Read(path, func(name string, value []byte) {
+		if !strings.HasPrefix(name, overlayXattrs) {
+			a.xattrs[name] = string(value)
+		}
+	})
+	return a, err
+}
+
+// set gives an open file or directory its attributes: xattrs and mode after the owner, since chown clears some of them.
+func (a attributes) set(fd int) error {
+	if err := unix.Fchown(fd, int(a.uid), int(a.gid)); err != nil {
+		return fmt.Errorf("chown %d:%d: %w", a.uid, a.gid, err)
+	}
+	if err := unix.Fchmod(fd, a.mode); err != nil {
+		return fmt.Errorf("chmod %#o: %w", a.mode, err)
+	}
+	for name, value := range a.xattrs {
+		if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil {
+			return fmt.Errorf("setting xattr %s: %w", name, err)
+		}
+	}
+	if a.mtime.IsZero() {
+		return nil
+	}
+	return unix.UtimesNanoAt(fd, "", a.times(), unix.AT_EMPTY_PATH)
+}
+
+func (a attributes) times() []unix.Timespec {
+	return []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(a.mtime.UnixNano())}
+}
+
+func makeDir(dir *os.File, name string, a attributes, opaque bool) error {
+	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
+		return err
+	}
+	fd, err := openat2(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if opaque {
+		if err := setOpaque(fd); err != nil {
+			return err
+		}
+	}
+	return a.set(fd)
+}
+
+// file puts a regular file.
+func (t *tree) file(path string, content io.Reader, a attributes) error {
+	dir, err := t.vacate(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), filepath.Base(path), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close()
+	if _, err := io.Copy(file, content); err != nil {
+		return err
+	}
+	return a.set(fd)
+}
+
+// symlink puts a symbolic link.
+func (t *tree) symlink(path, target string, a attributes) error {
+	dir, err := t.vacate(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	name, fd := filepath.Base(path), int(dir.Fd())
+	if err := unix.Symlinkat(target, fd, name); err != nil {
+		return err
+	}
+	if err := unix.Fchownat(fd, name, int(a.uid), int(a.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("chown %d:%d: %w", a.uid, a.gid, err)
+	}
+	for key, value := range a.xattrs {
+		// There is no lsetxattrat before Linux 6.13.
+		if err := unix.Lsetxattr(procPath(dir, name), key, []byte(value), 0); err != nil {
+			return fmt.Errorf("setting xattr %s: %w", key, err)
+		}
+	}
+	if a.mtime.IsZero() {
+		return nil
+	}
+	return unix.UtimesNanoAt(fd, name, a.times(), unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// hardlink puts another name of a file that the tree has.
+func (t *tree) hardlink(path, of string) error {
+	from, err := t.openDir(filepath.Dir(of))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	dir, err := t.vacate(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return unix.Linkat(int(from.Fd()), filepath.Base(of), int(dir.Fd()), filepath.Base(path), 0)
+}
+
+// directory puts a directory. One that the system has keeps its attributes.
+func (t *tree) directory(path string, a attributes) error {
+	dir, err := t.parent(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	there, err := statAt(dir, filepath.Base(path))
+	if err != nil {
+		return err
+	}
+	system, err := t.under.stat(path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case there != nil || system != nil:
+		sub, err := t.enter(dir, filepath.Base(path), path)
+		if err != nil {
+			return err
+		}
+		defer sub.Close()
+		if system == nil {
+			return a.set(int(sub.Fd()))
+		}
+		return nil
+	}
+	return makeDir(dir, filepath.Base(path), a, false)
+}
+
+// mask hides a path.
+func (t *tree) mask(path string) error {
+	dir, err := t.parent(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := removeAt(dir, filepath.Base(path)); err != nil {
+		return err
+	}
+	return unix.Mknodat(int(dir.Fd()), filepath.Base(path), unix.S_IFCHR, 0)
+}
+
+// unset takes a path out of the tree, with all below it, and the directories on the way that are there for nothing else. It tells
+// whether the tree had it.
+func (t *tree) unset(path string) (bool, error) {
+	there, err := t.stat(path)
+	if err != nil || there == nil {
+		return false, err
+	}
+	for first := true; path != "."; first = false {
+		dir, err := t.openDir(filepath.Dir(path))
+		if err != nil {
+			return false, err
+		}
+		if first {
+			err = removeAt(dir, filepath.Base(path))
+		} else {
+			err = unix.Unlinkat(int(dir.Fd()), filepath.Base(path), unix.AT_REMOVEDIR)
+		}
+		dir.Close()
+		if !first && (errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST)) {
+			break
+		}
+		if err != nil {
+			return false, err
+		}
+		path = filepath.Dir(path)
+	}
+	return true, nil
+}
+
+// vacate opens the directory of a file that is about to be put, and removes what the tree has in its place. A file that other generations have is never
+// written to: it is another one from here on.
+func (t *tree) vacate(path string) (*os.File, error) {
+	system, err := t.under.stat(path)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := t.parent(path)
+	if err != nil {
+		return nil, err
+	}
+	there, err := statAt(dir, filepath.Base(path))
+	switch {
+	case err != nil:
+	case there != nil && typeOf(there.Mode) == unix.S_IFDIR, there == nil && system != nil && typeOf(system.Mode) == unix.S_IFDIR:
+		err = fmt.Errorf("/%s is a directory: mask what is in it, or name a file below it", path)
+	case there != nil:
+		err = unix.Unlinkat(int(dir.Fd()), filepath.Base(path), 0)
+	}
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
+}
+
+// removeAt deletes what is at a name, if anything is, with all below it.
+func removeAt(dir *os.File, name string) error {
+	err := unix.Unlinkat(int(dir.Fd()), name, 0)
+	if errors.Is(err, unix.EISDIR) {
+		return layer.Remove(procPath(dir, name))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// procPath names an entry of an open directory for calls that take no descriptor.
+func procPath(dir *os.File, name string) string {
+	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + name
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -128,7 +129,8 @@ func (s *storage) dropLayers(keep ostree.Checksum) error {
 	}
 	for _, entry := range layers {
 		commit := strings.TrimSuffix(entry.Name(), ".new")
-		if commit == keep.String() && commit == entry.Name() || mounted[underlay.SourcePrefix+commit] {
+		isMounted := slices.ContainsFunc(mounted, func(source underlay.Source) bool { return source.Live == commit })
+		if commit == keep.String() && commit == entry.Name() || isMounted {
 			continue
 		}
 		gone := filepath.Join(s.layersDir(), commit+".new")

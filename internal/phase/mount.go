@@ -31,7 +31,7 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 	}
 	var switched underlay.Switched
 	if err := t.Step(state.SwitchStep, func() (err error) {
-		switched, err = m.Usr.Switch(underlay.SourcePrefix+plan.Live.String(), plan.Layers)
+		switched, err = m.Usr.Switch(stackOf(plan.Live, plan.Layers))
 		return err
 	}); err != nil {
 		return err
@@ -57,7 +57,7 @@ func (m *Machine) showLive(plan *state.Plan) error {
 // switchBack makes /usr show a commit that was live before. With the booted one, nothing is left of the overlays.
 func (m *Machine) switchBack(commit ostree.Checksum, layers []string) error {
 	if commit != m.Booted.Commit {
-		if _, err := m.Usr.Switch(underlay.SourcePrefix+commit.String(), layers); err != nil {
+		if _, err := m.Usr.Switch(stackOf(commit, layers)); err != nil {
 			return err
 		}
 		m.rememberTree(commit)
@@ -67,6 +67,11 @@ func (m *Machine) switchBack(commit ostree.Checksum, layers []string) error {
 		return err
 	}
 	return m.clearUnlocked()
+}
+
+// stackOf returns what makes the booted tree a commit's.
+func stackOf(commit ostree.Checksum, layers []string) underlay.Stack {
+	return underlay.Stack{Source: underlay.Source{Live: commit.String()}, Layers: layers}
 }
 
 // rememberTree notes what /usr shows now. Only needs-restart knows less without that.

@@ -16,10 +16,9 @@ const fsconfigMax = 255
 // or in another file (Documentation/filesystems/overlayfs.rst, "Redirects", "Metadata only copy up").
 var harmless = [][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}}
 
-// compose makes an overlay of the directories lower, the topmost first, with the MOUNT_ATTR_ flags attributes. It has no upper
-// directory, so it is read-only by nature. It is attached nowhere yet.
-func (u Usr) compose(source string, lower []string, attributes int) (*os.File, error) {
-	overlay, err := u.overlay(source, lower)
+// compose makes an overlay of a stack, with the MOUNT_ATTR_ flags attributes. It is attached nowhere yet.
+func (u Usr) compose(stack Stack, attributes int) (*os.File, error) {
+	overlay, err := u.overlay(stack)
 	if err != nil {
 		return nil, err
 	}
@@ -28,22 +27,28 @@ func (u Usr) compose(source string, lower []string, attributes int) (*os.File, e
 	if err != nil {
 		return nil, fmt.Errorf("fsmount: %w", err)
 	}
-	return os.NewFile(uintptr(fd), source), nil
+	return os.NewFile(uintptr(fd), stack.Source.String()), nil
 }
 
 // overlay makes the filesystem. It adds the layers one by one (lowerdir+, Linux 6.8), else all in one option.
-func (u Usr) overlay(source string, lower []string) (*os.File, error) {
+func (u Usr) overlay(stack Stack) (*os.File, error) {
 	if !u.noLowerdirAdd {
-		overlay, err := newOverlay(source, lower, addLayers)
+		overlay, err := newOverlay(stack, addLayers)
 		if !errors.Is(err, errNoLowerdirAdd) {
 			return overlay, err
 		}
 	}
-	return newOverlay(source, lower, setLayers)
+	// Before Linux 6.5, overlayfs looks for the layers only when it is made: the descriptors have to be open until then.
+	numbered, closeIt, err := stack.byDescriptors()
+	if err != nil {
+		return nil, err
+	}
+	defer closeIt()
+	return newOverlay(stack, func(fs int, _ Stack) error { return setLayers(fs, numbered) })
 }
 
 // newOverlay asks the kernel for an overlayfs. What the kernel writes to the context about a failure is part of the error.
-func newOverlay(source string, lower []string, layers func(fs int, lower []string) error) (_ *os.File, err error) {
+func newOverlay(stack Stack, give func(fs int, stack Stack) error) (_ *os.File, err error) {
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("fsopen overlay: %w (is overlayfs in this kernel?)", err)
@@ -54,7 +59,7 @@ func newOverlay(source string, lower []string, layers func(fs int, lower []strin
 			fs.Close()
 		}
 	}()
-	if err := setString(fd, "source", source); err != nil {
+	if err := setString(fd, "source", stack.Source.String()); err != nil {
 		return nil, err
 	}
 	for _, option := range harmless {
@@ -62,11 +67,11 @@ func newOverlay(source string, lower []string, layers func(fs int, lower []strin
 			return nil, err
 		}
 	}
-	if err := layers(fd, lower); err != nil {
+	if err := give(fd, stack); err != nil {
 		return nil, err
 	}
 	if err := unix.FsconfigCreate(fd); err != nil {
-		return nil, explain(fmt.Errorf("making an overlay of %s: %w%s", strings.Join(lower, ", "), err, kernelLog(fd)), lower)
+		return nil, explain(fmt.Errorf("making an overlay of %s: %w%s", strings.Join(stack.directories(), ", "), err, kernelLog(fd)), stack)
 	}
 	return fs, nil
 }
@@ -80,48 +85,63 @@ func setString(fs int, key, value string) error {
 
 var errNoLowerdirAdd = errors.New("this kernel has no lowerdir+")
 
-// addLayers gives each layer as an option of its own, by its path where that is short enough: it is what mountinfo shows.
-func addLayers(fs int, lower []string) error {
-	for i, dir := range lower {
-		value, closeIt, err := shortPath(dir)
-		if err != nil {
-			return err
-		}
-		err = setString(fs, "lowerdir+", value)
-		closeIt()
+// addLayers gives each directory as an option of its own, by its path where that is short enough: it is what mountinfo shows.
+func addLayers(fs int, stack Stack) error {
+	for i, dir := range stack.Layers {
+		err := setDirectory(fs, "lowerdir+", dir, dir)
 		if i == 0 && errors.Is(err, unix.EINVAL) {
 			return errNoLowerdirAdd
 		}
 		if err != nil {
-			return fmt.Errorf("layer %s: %w", dir, err)
+			return err
 		}
 	}
-	return nil
+	if !stack.writable() {
+		return nil
+	}
+	// Unlike lowerdir+, these two take a backslash for the beginning of an escape.
+	escape := strings.NewReplacer(`\`, `\\`)
+	return errors.Join(setDirectory(fs, "upperdir", stack.Upper, escape.Replace(stack.Upper)), setDirectory(fs, "workdir", stack.Work, escape.Replace(stack.Work)))
 }
 
-// setLayers gives all layers in one option, each by a file descriptor, which keeps the option short and needs no escaping.
-func setLayers(fs int, lower []string) error {
-	var values []string
-	for _, dir := range lower {
-		value, closeIt, err := pathByFd(dir)
+// setDirectory gives a directory as an option: as value, or by a file descriptor if that is too long.
+func setDirectory(fs int, key, dir, value string) error {
+	if len(value) > fsconfigMax {
+		path, closeIt, err := pathByFd(dir)
 		if err != nil {
 			return err
 		}
 		defer closeIt()
-		values = append(values, value)
+		value = path
 	}
-	value := strings.Join(values, ":")
-	if len(value) > fsconfigMax {
-		return fmt.Errorf("%d layers are too many for a kernel before 6.8", len(lower))
+	if err := setString(fs, key, value); err != nil {
+		return fmt.Errorf("layer %s: %w", dir, err)
 	}
-	return setString(fs, "lowerdir", value)
+	return nil
 }
 
-func shortPath(dir string) (string, func(), error) {
-	if len(dir) <= fsconfigMax {
-		return dir, func() {}, nil
+// byDescriptors returns a stack with paths that are short and need no escaping, until the returned function is called.
+func (s Stack) byDescriptors() (_ Stack, closeAll func(), err error) {
+	var closes []func()
+	closeAll = func() {
+		for _, closeIt := range closes {
+			closeIt()
+		}
 	}
-	return pathByFd(dir)
+	var paths []string
+	for _, dir := range s.directories() {
+		path, closeIt, err := pathByFd(dir)
+		if err != nil {
+			closeAll()
+			return Stack{}, nil, err
+		}
+		paths, closes = append(paths, path), append(closes, closeIt)
+	}
+	if s.writable() {
+		s.Upper, s.Work, paths = paths[0], paths[1], paths[2:]
+	}
+	s.Layers = paths
+	return s, closeAll, nil
 }
 
 func pathByFd(dir string) (string, func(), error) {
@@ -129,17 +149,28 @@ func pathByFd(dir string) (string, func(), error) {
 	if err != nil {
 		return "", nil, fmt.Errorf("opening layer %s: %w", dir, err)
 	}
-	return procPath(fd), func() { unix.Close(fd) }, nil
+	return fmt.Sprintf("/proc/self/fd/%d", fd), func() { unix.Close(fd) }, nil
 }
 
-func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
+// setLayers gives all layers in one option.
+func setLayers(fs int, stack Stack) error {
+	lower := strings.Join(stack.Layers, ":")
+	if len(lower) > fsconfigMax {
+		return fmt.Errorf("%d layers, the booted tree among them, are too many for a kernel before 6.8, which takes about %d: disable overlays",
+			len(stack.Layers), fsconfigMax/len("/proc/self/fd/10:"))
+	}
+	if err := setString(fs, "lowerdir", lower); err != nil || !stack.writable() {
+		return err
+	}
+	return errors.Join(setString(fs, "upperdir", stack.Upper), setString(fs, "workdir", stack.Work))
+}
 
 // explain adds what EINVAL means when the limit on stacked filesystems is reached; the kernel says it only in its own log.
-func explain(err error, lower []string) error {
+func explain(err error, stack Stack) error {
 	if !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	for _, dir := range lower {
+	for _, dir := range stack.Layers {
 		var st unix.Statfs_t
 		if unix.Statfs(dir, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
 			return fmt.Errorf("%w: %s is itself on an overlayfs, and the kernel stacks two of them at most:"+

@@ -15,7 +15,8 @@ import (
 // State is what is mounted at Path.
 type State struct {
 	Source string // of the visible mount, "" if Path is not a mount point
-	Live   string // the commit that the visible mount shows, "" if it is not ours
+	Shown  Source // the same, if it is one of ours; else it has no Live
+	Live   string // the commit that the visible mount shows the tree of; "" if it is not ours, and on a system without OSTree
 
 	// Stack is what is mounted at Path, bottom to top. Copies that the kernel makes when Path and the directory above it are in
 	// one peer group (as in systemd-nspawn) are left out: they come and go with the mounts they copy.
@@ -176,7 +177,21 @@ func sameTree(a, b *mountinfo.Info) bool {
 }
 
 func isOurs(m *mountinfo.Info) bool {
-	return m.FSType == "overlay" && strings.HasPrefix(m.Source, SourcePrefix)
+	_, ok := shownBy(m)
+	return ok
+}
+
+// shownBy returns what a mount shows; false if it is none of ours.
+func shownBy(m *mountinfo.Info) (Source, bool) {
+	if m.FSType != "overlay" {
+		return Source{}, false
+	}
+	return ParseSource(m.Source)
+}
+
+// isWritable tells the overlays that have an upper directory.
+func isWritable(m *mountinfo.Info) bool {
+	return slices.ContainsFunc(strings.Split(m.VFSOptions, ","), func(option string) bool { return strings.HasPrefix(option, "upperdir=") })
 }
 
 // isUnlock tells an overlay that covers /usr from a bind mount of a /usr that is itself in an overlay (composefs).
@@ -250,9 +265,21 @@ var mountAttributes = map[string]int{
 	"nosymfollow": unix.MOUNT_ATTR_NOSYMFOLLOW,
 }
 
-// attributes returns those of the visible mount as fsmount(2) takes them.
-func (t table) attributes() int {
-	words := strings.Split(t.visible.Options, ",")
+// attributes returns those that a stack is to be mounted with, as fsmount(2) takes them: those of the visible mount. Only whether it is
+// read-only is not for one of our writable overlays to say.
+func (t table) attributes(stack Stack) int {
+	attributes := attributesOf(t.visible)
+	if isOurs(t.visible) && isWritable(t.visible) {
+		attributes |= attributesOf(t.base) & unix.MOUNT_ATTR_RDONLY
+	}
+	if stack.writable() {
+		attributes &^= unix.MOUNT_ATTR_RDONLY
+	}
+	return attributes
+}
+
+func attributesOf(m *mountinfo.Info) int {
+	words := strings.Split(m.Options, ",")
 	attributes := 0
 	for _, word := range words {
 		attributes |= mountAttributes[word]
@@ -272,8 +299,11 @@ func (t table) state() State {
 	if len(t.stack) > 0 {
 		s.Source = t.visible.Source
 	}
-	if isOurs(t.visible) && len(t.stack) > 0 {
-		s.Live = strings.TrimPrefix(t.visible.Source, SourcePrefix)
+	if shown, ok := shownBy(t.visible); ok && len(t.stack) > 0 {
+		s.Shown = shown
+		if shown.Live != Base {
+			s.Live = shown.Live
+		}
 	}
 	return s
 }

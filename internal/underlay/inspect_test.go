@@ -28,15 +28,15 @@ func TestInspectReadsTheMountTable(t *testing.T) {
 		},
 		{
 			"live", root + usr + "30 21 0:40 / /usr ro,relatime shared:3 - overlay liveapply:abc ro\n", identity{30, true},
-			State{Source: "liveapply:abc", Live: "abc", Stack: []Mount{booted, {30, "overlay", "liveapply:abc"}}},
+			State{Source: "liveapply:abc", Shown: Source{Live: "abc"}, Live: "abc", Stack: []Mount{booted, {30, "overlay", "liveapply:abc"}}},
 		},
 		{
 			"live, no mount point", root + "30 20 0:40 / /usr ro shared:3 - overlay liveapply:abc ro\n", identity{30, true},
-			State{Source: "liveapply:abc", Live: "abc", Stack: []Mount{{30, "overlay", "liveapply:abc"}}},
+			State{Source: "liveapply:abc", Shown: Source{Live: "abc"}, Live: "abc", Stack: []Mount{{30, "overlay", "liveapply:abc"}}},
 		},
 		{
 			"stacked", root + usr + "31 30 0:41 / /usr ro - overlay liveapply:new ro\n30 21 0:40 / /usr ro - overlay liveapply:old ro\n", identity{31, true},
-			State{Source: "liveapply:new", Live: "new", Stack: []Mount{booted, {30, "overlay", "liveapply:old"}, {31, "overlay", "liveapply:new"}}},
+			State{Source: "liveapply:new", Shown: Source{Live: "new"}, Live: "new", Stack: []Mount{booted, {30, "overlay", "liveapply:old"}, {31, "overlay", "liveapply:new"}}},
 		},
 		{
 			"copies by propagation", "20 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n" +
@@ -45,7 +45,7 @@ func TestInspectReadsTheMountTable(t *testing.T) {
 				"31 30 0:41 / /usr rw shared:3 - overlay liveapply:b ro\n" + "41 40 0:41 / /usr rw shared:3 - overlay liveapply:b ro\n" +
 				"32 31 0:50 / /usr/local rw shared:4 - tmpfs tmpfs rw\n" + "42 41 0:50 / /usr/local rw shared:4 - tmpfs tmpfs rw\n", identity{31, true},
 			State{
-				Source: "liveapply:b", Live: "b", Submounts: []string{"local"},
+				Source: "liveapply:b", Shown: Source{Live: "b"}, Live: "b", Submounts: []string{"local"},
 				Stack: []Mount{booted, {30, "overlay", "liveapply:a"}, {31, "overlay", "liveapply:b"}},
 			},
 		},
@@ -74,7 +74,7 @@ func TestInspectReadsTheMountTable(t *testing.T) {
 				"56 55 0:56 / /usr/with rw - tmpfs tmpfs rw\n" + // two at one place
 				"57 21 0:57 / /usr/booted rw - tmpfs tmpfs rw\n58 20 0:58 / /usrlocal rw - tmpfs tmpfs rw\n", identity{30, true},
 			State{
-				Source: "liveapply:abc", Live: "abc", Stack: []Mount{booted, {30, "overlay", "liveapply:abc"}},
+				Source: "liveapply:abc", Shown: Source{Live: "abc"}, Live: "abc", Stack: []Mount{booted, {30, "overlay", "liveapply:abc"}},
 				Submounts: []string{"a\tb\nc\\d", "local", "with", "with space"},
 			},
 		},

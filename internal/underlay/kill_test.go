@@ -18,12 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// call is what a child process is to do. Without a source it is Detach.
+// call is what a child process is to do. Without a stack it is Detach.
 type call struct {
 	Usr       Usr
 	NoBeneath bool
-	Source    string
-	Layers    []string
+	Stack     Stack
 }
 
 const callVariable = "UNDERLAY_TEST_CALL"
@@ -37,10 +36,10 @@ func makeCall(text string) int {
 	c.Usr.noBeneath = c.NoBeneath
 	switch {
 	case err != nil:
-	case c.Source == "":
+	case c.Stack.Source.Live == "":
 		err = c.Usr.Detach()
 	default:
-		_, err = c.Usr.Switch(c.Source, c.Layers)
+		_, err = c.Usr.Switch(c.Stack)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -108,7 +107,7 @@ func cutShort(m *machine) {
 	m.show("old")
 	now, err := m.usr.look()
 	m.check(err)
-	half, err := m.usr.compose(SourcePrefix+"half", []string{m.layer("half"), m.usr.bootedDir()}, 0)
+	half, err := m.usr.compose(stackOf("half", m.layer("half"), m.usr.bootedDir()), 0)
 	m.check(err)
 	defer half.Close()
 	m.check(m.usr.assemble(half, now.submounts(now.visible)))
@@ -155,7 +154,7 @@ func (s scenario) killAndRecover(m *machine, at point, recovery string) bool {
 
 	c := call{}
 	if s.call != "" {
-		c = call{Source: SourcePrefix + s.call, Layers: []string{m.layer(s.call)}}
+		c = call{Stack: stackOf(s.call, m.layer(s.call))}
 	}
 	killed := m.killedAt(at, c)
 	if now := m.read("version"); !slices.Contains(s.visible, now) {

@@ -109,10 +109,15 @@ func (m *machine) layer(name string) string {
 	return filepath.Join(m.dir, "layers", name)
 }
 
+// stackOf is a stack of layers, and nothing else.
+func stackOf(live string, layers ...string) Stack {
+	return Stack{Source: Source{Live: live}, Layers: layers}
+}
+
 // show switches to a tree with a layer of that name.
 func (m *machine) show(name string) Switched {
 	m.t.Helper()
-	done, err := m.usr.Switch(SourcePrefix+name, []string{m.layer(name)})
+	done, err := m.usr.Switch(stackOf(name, m.layer(name)))
 	m.check(err)
 	m.shows(name)
 	return done

@@ -22,7 +22,7 @@ func TestReadersSeeOneTreeOrTheOther(t *testing.T) {
 			}
 			for i := range 100 {
 				name := strconv.Itoa(i + 1)
-				_, err := m.usr.Switch(SourcePrefix+name, []string{m.layer(name)})
+				_, err := m.usr.Switch(stackOf(name, m.layer(name)))
 				m.check(err)
 			}
 			close(stop)

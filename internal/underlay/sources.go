@@ -4,22 +4,24 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
-// MountedSources returns the sources of all overlays that are mounted in the mount namespace of any process. A layer whose
-// overlay is not among them can be deleted: what still runs on a detached mount has its files open, and those
+// MountedSources returns the sources of all our overlays that are mounted in the mount namespace of any process. A layer of a commit that is
+// Live in none of them, or of overlays whose Digest is in none, can be deleted: what still runs on a detached mount has its files open, and those
 // stay.
-func MountedSources() (map[string]bool, error) {
+func MountedSources() ([]Source, error) {
 	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	sources := map[string]bool{}
+	sources := map[string]Source{}
 	seen := map[string]bool{}
 	for _, table := range tables {
 		namespace, err := os.Readlink(filepath.Join(filepath.Dir(table), "ns/mnt"))
@@ -31,11 +33,13 @@ func MountedSources() (map[string]bool, error) {
 			return nil, fmt.Errorf("reading the mounts of other processes: %s: %w", table, err)
 		}
 		for _, mount := range mounts {
-			sources[mount.Source] = true
+			if source, ok := ParseSource(mount.Source); ok {
+				sources[mount.Source] = source
+			}
 		}
 		seen[namespace] = true
 	}
-	return sources, nil
+	return slices.Collect(maps.Values(sources)), nil
 }
 
 // overlays reads a mount table; that of a process which ends meanwhile is empty (the kernel answers EINVAL once it has no

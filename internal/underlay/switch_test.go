@@ -90,7 +90,7 @@ func TestUpperLayersComeFirst(t *testing.T) {
 	forEachLayout(t, func(t *testing.T, m *machine) {
 		layers := []string{m.layer("upper"), m.layer("middle"), m.layer("lower")}
 		m.write("layers/lower/only", "lower")
-		if _, err := m.usr.Switch(SourcePrefix+"upper", layers); err != nil {
+		if _, err := m.usr.Switch(stackOf("upper", layers...)); err != nil {
 			t.Fatal(err)
 		}
 		m.shows("upper")
@@ -111,7 +111,7 @@ func TestLayerPathsOfAnyKind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			forEachLayout(t, func(t *testing.T, m *machine) {
 				m.layer(path)
-				if _, err := m.usr.Switch(SourcePrefix+path[:1], []string{filepath.Join(m.dir, "layers", path)}); err != nil {
+				if _, err := m.usr.Switch(stackOf(path[:1], filepath.Join(m.dir, "layers", path))); err != nil {
 					t.Fatal(err)
 				}
 				if got := m.read("version"); got != path {
@@ -230,13 +230,13 @@ func TestMountsMadeAndRemovedWhileLiveStaySo(t *testing.T) {
 			}
 		}
 		submounts()
-		_, err := m.usr.Switch(SourcePrefix+"two", []string{m.layer("two")})
+		_, err := m.usr.Switch(stackOf("two", m.layer("two")))
 		m.check(err)
 		submounts()
 		m.check(m.usr.Detach())
 		submounts()
 		for _, line := range m.table() {
-			if strings.Contains(line, SourcePrefix) || strings.Contains(line, "/mnt") {
+			if strings.Contains(line, sourcePrefix) || strings.Contains(line, "/mnt") {
 				t.Errorf("left: %s", line)
 			}
 		}
@@ -263,8 +263,8 @@ func TestTreeWithoutTheMountPointIsRefused(t *testing.T) {
 				m.check(os.Symlink("bin", place))
 			}
 			before := m.table()
-			_, err := m.usr.Switch(SourcePrefix+"one", []string{layer})
-			tryErr := m.usr.Try(t.Context(), SourcePrefix+"one", []string{layer}, Program{Name: "/bin/true"})
+			_, err := m.usr.Switch(stackOf("one", layer))
+			tryErr := m.usr.Try(t.Context(), stackOf("one", layer), Program{Name: "/bin/true"})
 			for _, err := range []error{err, tryErr} {
 				if err == nil || !strings.Contains(err.Error(), m.usr.Path+"/local is a mount point") {
 					t.Errorf("the error is %v", err)
@@ -307,7 +307,7 @@ func TestOverlaysOfOthersAreRefused(t *testing.T) {
 	if !m.inspect().Unlocked {
 		t.Error("Inspect does not say that /usr is unlocked")
 	}
-	if _, err := m.usr.Switch(SourcePrefix+"one", []string{m.layer("one")}); err == nil || !strings.Contains(err.Error(), "unlock") {
+	if _, err := m.usr.Switch(stackOf("one", m.layer("one"))); err == nil || !strings.Contains(err.Error(), "unlock") {
 		t.Errorf("the error is %v", err)
 	}
 	m.check(unix.Unmount(m.usr.Path, 0))
@@ -322,7 +322,7 @@ func TestOverlaysOfOthersAreRefused(t *testing.T) {
 	}
 	m.check(unix.Unmount(m.usr.Path, 0))
 	m.tmpfs("", "tmpfs")
-	if _, err := m.usr.Switch(SourcePrefix+"two", []string{m.layer("two")}); err == nil || !strings.Contains(err.Error(), "over the live tree") {
+	if _, err := m.usr.Switch(stackOf("two", m.layer("two"))); err == nil || !strings.Contains(err.Error(), "over the live tree") {
 		t.Errorf("the error is %v", err)
 	}
 	m.check(unix.Unmount(m.usr.Path, 0))
@@ -360,7 +360,7 @@ func TestStackingDepthIsExplained(t *testing.T) {
 		options := fmt.Sprintf("lowerdir=%s/empty:%s", m.dir, m.usr.Path)
 		m.check(unix.Mount("composefs", m.usr.Path, "overlay", 0, options))
 	}
-	_, err := m.usr.compose(SourcePrefix+"one", []string{m.layer("one"), m.usr.Path}, 0)
+	_, err := m.usr.compose(stackOf("one", m.layer("one"), m.usr.Path), 0)
 	if err == nil || !strings.Contains(err.Error(), "stacks two of them at most") {
 		t.Errorf("the error is %v", err)
 	}
@@ -370,14 +370,14 @@ func TestKernelsReasonIsInTheError(t *testing.T) {
 	m := newMachine(t, ownGroup)
 	before := m.table()
 	file := m.file("not-a-directory")
-	_, err := m.usr.Switch(SourcePrefix+"one", []string{file})
+	_, err := m.usr.Switch(stackOf("one", file))
 	if err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("the error is %v", err)
 	}
-	if _, err := m.usr.Switch("elsewhere", []string{m.layer("one")}); err == nil {
+	if _, err := m.usr.Switch(stackOf("one+two", m.layer("one"))); err == nil {
 		t.Error("a source that Inspect would not know was accepted")
 	}
-	if _, err := m.usr.Switch(SourcePrefix+"one", nil); err == nil {
+	if _, err := m.usr.Switch(stackOf("one")); err == nil {
 		t.Error("no layers were accepted")
 	}
 	m.detach()

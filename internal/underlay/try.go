@@ -35,12 +35,14 @@ type Program struct {
 // Try does what Switch would do, but in a mount namespace of its own, and runs programs in it, without privileges and
 // environment. The error tells what the program said and how it ended. So a tree is refused here whose loader
 // or C library starts no program, which the kernel cannot compose, or which lacks a mount point in use.
-func (u Usr) Try(ctx context.Context, source string, layers []string, programs ...Program) error {
-	if err := checkSource(source, layers); err != nil {
-		return fmt.Errorf("trying %s: %w", source, err)
+//
+// The upper directory of a writable overlay is the topmost layer here, and is not written: it may be in use.
+func (u Usr) Try(ctx context.Context, stack Stack, programs ...Program) error {
+	if err := stack.check(); err != nil {
+		return fmt.Errorf("trying %s: %w", stack.Source, err)
 	}
 	err := InMountNamespace(func() error {
-		if err := u.mountCandidate(source, layers); err != nil {
+		if err := u.mountCandidate(stack.readOnly()); err != nil {
 			return err
 		}
 		for _, program := range programs {
@@ -51,13 +53,13 @@ func (u Usr) Try(ctx context.Context, source string, layers []string, programs .
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("trying %s: %w", source, err)
+		return fmt.Errorf("trying %s: %w", stack.Source, err)
 	}
 	return nil
 }
 
 // mountCandidate shows the tree at Path. Nobody looks, so it need not be one step, and the booted tree can be uncovered.
-func (u Usr) mountCandidate(source string, layers []string) error {
+func (u Usr) mountCandidate(stack Stack) error {
 	now, err := u.look()
 	if err != nil {
 		return err
@@ -74,7 +76,7 @@ func (u Usr) mountCandidate(source string, layers []string) error {
 	if err := u.uncoverTo(0); err != nil {
 		return err
 	}
-	candidate, err := u.compose(source, append(layers[:len(layers):len(layers)], u.Path), now.attributes())
+	candidate, err := u.compose(stack.above(u.Path), now.attributes(stack))
 	if err != nil {
 		return err
 	}

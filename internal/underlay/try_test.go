@@ -20,7 +20,7 @@ func (m *machine) tool(script string) string {
 
 func (m *machine) try(argv ...string) error {
 	m.t.Helper()
-	return m.usr.Try(m.t.Context(), SourcePrefix+"one", []string{m.layer("one")}, Program{Name: argv[0], Args: argv[1:]})
+	return m.usr.Try(m.t.Context(), stackOf("one", m.layer("one")), Program{Name: argv[0], Args: argv[1:]})
 }
 
 func TestTryRunsTheCandidateAndChangesNothing(t *testing.T) {
@@ -87,7 +87,7 @@ func TestTryEndsWithItsContext(t *testing.T) {
 		child <- strings.TrimSpace(string(pid))
 		cancel()
 	}()
-	err := m.usr.Try(ctx, SourcePrefix+"one", []string{m.layer("one")}, Program{Name: tool})
+	err := m.usr.Try(ctx, stackOf("one", m.layer("one")), Program{Name: tool})
 	if err == nil || !strings.Contains(err.Error(), "context canceled") {
 		t.Errorf("the error is %v", err)
 	}

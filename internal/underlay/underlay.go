@@ -1,5 +1,5 @@
-// Package underlay shows another tree at /usr: a read-only overlayfs without upper directory, its layers above the booted
-// /usr. It composes that overlay, tries it, swaps it for the one before, tells what is mounted, and takes it away.
+// Package underlay shows another tree at /usr: an overlayfs, its layers above the booted /usr, as a rule read-only and without upper
+// directory. It composes that overlay, tries it, swaps it for the one before, tells what is mounted, and takes it away.
 //
 // The mount table is the only truth: the overlay says in its source what it shows. Beside it there is one private
 // directory with what a switch needs, and with notes that exist only while a step is under way, so that the next call can
@@ -12,12 +12,7 @@ package underlay
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 )
-
-// SourcePrefix starts the source of every overlay that is ours; what follows is the commit it shows.
-const SourcePrefix = "liveapply:"
 
 // Usr is where the overlay is mounted. Both are absolute paths without symbolic links.
 type Usr struct {
@@ -45,23 +40,22 @@ type Switched struct {
 	Carried []string
 }
 
-// Switch shows a new tree at Path: layers, the topmost first, above the booted tree. The source must be SourcePrefix and a
-// commit. The tree appears with all mounts below Path in it and the attributes (ro, nosuid, …) of the one before, in one
-// step. Who has files or directories of the old one open keeps them, though not the way from there to what was
+// Switch shows a new tree at Path: a stack of layers above the booted tree. It appears with all mounts below Path in it and the
+// attributes (ro, nosuid, …) of the one before, in one step; but one with an upper directory can be written. Who has files or directories of the old one open keeps them, though not the way from there to what was
 // mounted in it. After an error the old tree is still shown.
 //
 // It refuses when something that is not ours covers the booted /usr, when a mount point below Path does not exist in the new
 // tree, and when the kernel refuses the overlay. A mount that somebody makes below Path during the switch can be lost.
-func (u Usr) Switch(source string, layers []string) (Switched, error) {
-	done, err := u.switchTo(source, layers)
+func (u Usr) Switch(stack Stack) (Switched, error) {
+	done, err := u.switchTo(stack)
 	if err != nil {
-		return Switched{}, fmt.Errorf("switching %s to %s: %w", u.Path, source, err)
+		return Switched{}, fmt.Errorf("switching %s to %s: %w", u.Path, stack.Source, err)
 	}
 	return done, nil
 }
 
-func (u Usr) switchTo(source string, layers []string) (Switched, error) {
-	if err := checkSource(source, layers); err != nil {
+func (u Usr) switchTo(stack Stack) (Switched, error) {
+	if err := stack.check(); err != nil {
 		return Switched{}, err
 	}
 	if err := u.settle(); err != nil {
@@ -81,7 +75,7 @@ func (u Usr) switchTo(source string, layers []string) (Switched, error) {
 		return Switched{}, err
 	}
 
-	next, err := u.compose(source, append(layers[:len(layers):len(layers)], u.bootedDir()), now.attributes())
+	next, err := u.compose(stack.above(u.bootedDir()), now.attributes(stack))
 	if err != nil {
 		return Switched{}, err
 	}
@@ -139,19 +133,4 @@ func (u Usr) settle() error {
 		return fmt.Errorf("finishing an interrupted swap: %w", err)
 	}
 	return u.dropNext()
-}
-
-func checkSource(source string, layers []string) error {
-	if commit, ok := strings.CutPrefix(source, SourcePrefix); !ok || commit == "" {
-		return fmt.Errorf("the source must be %q and a commit", SourcePrefix)
-	}
-	if len(layers) == 0 {
-		return fmt.Errorf("there is no layer; without one, the tree is the booted one")
-	}
-	for _, layer := range layers {
-		if _, err := os.Lstat(layer); err != nil {
-			return fmt.Errorf("layer: %w", err)
-		}
-	}
-	return nil
 }

@@ -73,7 +73,7 @@ func apply(ctx context.Context, repoPath, old, new, booted, work string) error {
 		return err
 	}
 	built := time.Now()
-	if _, err := usr.Switch(underlay.SourcePrefix+new, []string{dir}); err != nil {
+	if _, err := usr.Switch(underlay.Stack{Source: underlay.Source{Live: new}, Layers: []string{dir}}); err != nil {
 		return err
 	}
 	end := time.Now()

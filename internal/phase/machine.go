@@ -25,9 +25,10 @@ const liveRef = "liveapply/live"
 
 // Machine is the running system: what it was booted from, and where its state is.
 type Machine struct {
+	Root    string // of the system: "/", or where an initrd has mounted it
 	State   state.Dirs
 	Config  config.Dirs
-	Sysroot *ostree.Sysroot
+	Sysroot *ostree.Sysroot // nil if it was not booted from OSTree
 	Booted  ostree.Deployment
 	Usr     underlay.Usr
 	Trees   stale.Trees
@@ -46,14 +47,22 @@ func Open() (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	m := newMachine("/")
+	m.Sysroot, m.Booted = sysroot, booted
+	return m, nil
+}
+
+// newMachine is a system of which nothing is known but its root directory.
+func newMachine(root string) *Machine {
+	configuration := config.System
+	configuration.Root = root
 	return &Machine{
-		State:   state.System,
-		Config:  config.System,
-		Sysroot: sysroot,
-		Booted:  booted,
-		Usr:     underlay.Usr{Path: "/usr", Private: filepath.Join(state.System.Run, "mnt")},
-		Trees:   stale.Trees(state.System.Trees()),
-	}, nil
+		Root:   root,
+		State:  state.System,
+		Config: configuration,
+		Usr:    underlay.Usr{Path: filepath.Join(root, "usr"), Private: filepath.Join(state.System.Run, "mnt")},
+		Trees:  stale.Trees(state.System.Trees()),
+	}
 }
 
 // OpenAsRoot is Open for what changes the system.

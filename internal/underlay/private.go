@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// BootedDir is where the tree below all layers can be seen while something of ours is shown.
+func (u Usr) BootedDir() string { return u.bootedDir() }
+
 func (u Usr) bootedDir() string { return filepath.Join(u.Private, "booted") }
 func (u Usr) nextDir() string   { return filepath.Join(u.Private, "next") }
 

@@ -53,7 +53,7 @@ func (m *merge) readAccounts(path string, local *present) ([]byte, error) {
 	}
 	content, err := readSmall(dir, name)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", display(path), err)
+		return nil, fmt.Errorf("read %s: %w", m.etc.display(path), err)
 	}
 	if err := m.etc.complete(path, local); err != nil {
 		return nil, err

@@ -347,7 +347,7 @@ func TestAccountsWaitForTheirLock(t *testing.T) {
 	release()
 	wantSame(t, "/etc", start, l.etc())
 	l.apply(plan)
-	etc, err := openEtc(l.dirs.Etc)
+	etc, err := openRoot(l.dirs.Etc, l.dirs.name())
 	if err != nil {
 		t.Fatal(err)
 	}

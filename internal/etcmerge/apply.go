@@ -30,7 +30,7 @@ func Apply(ctx context.Context, repo *ostree.Repo, plan *Plan, dirs Dirs, made *
 	}
 	result, err := apply(ctx, repo, plan, dirs, made)
 	if err != nil {
-		return nil, fmt.Errorf("change /etc: %w", err)
+		return nil, fmt.Errorf("change %s: %w", dirs.name(), err)
 	}
 	return result, nil
 }
@@ -221,7 +221,7 @@ func (a *application) prepare(changes []Change) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("prepare %s: %w", display(c.Path), err)
+			return fmt.Errorf("prepare %s: %w", a.etc.display(c.Path), err)
 		}
 		if r != nil {
 			records = append(records, *r)
@@ -353,7 +353,7 @@ func (s *store) setDirTime(path string, mtime int64) error {
 		err = setMTime(fd, ".", mtime)
 	}
 	if err != nil && !meanwhile(err) {
-		return fmt.Errorf("set the modification time of %s: %w", display(path), err)
+		return fmt.Errorf("set the modification time of %s: %w", s.etc.display(path), err)
 	}
 	return nil
 }
@@ -393,7 +393,7 @@ func (a *application) do(st *step) error {
 	err := a.doStep(st)
 	st.done = err == nil
 	if err != nil && !meanwhile(err) {
-		return fmt.Errorf("%s %s: %w", st.Kind(), display(st.Path), err)
+		return fmt.Errorf("%s %s: %w", st.Kind(), a.etc.display(st.Path), err)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func Commit(dirs Dirs) error {
 		err = s.commit()
 	}
 	if err != nil {
-		return fmt.Errorf("commit the journal of /etc: %w", err)
+		return fmt.Errorf("commit the journal of %s: %w", dirs.name(), err)
 	}
 	return nil
 }

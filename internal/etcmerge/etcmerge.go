@@ -22,12 +22,19 @@ import (
 // the very inode that it was: on a deployment, both are reached below one mount of /sysroot.
 // Where they do not, files are copied.
 type Dirs struct {
-	Etc   string // /etc; that is what messages call it, whatever the path
+	Etc   string // /etc, by whatever path; messages call it by Name
 	Store string // the journal's directory, mode 0700: journal.json, saved/, new/; made by Apply in a directory that exists, removed by Reset
+	// Name is what messages call /etc, where it is another directory. Empty means /etc.
+	Name string
 	// StoreName is what messages call the Store, where its path means something to this process only (/proc/self/fd/…). They
 	// tell people to go there. Empty means Store.
 	StoreName string
+	// Repair is what messages say is to be done about a damaged journal. Empty means a reset.
+	Repair string
 }
+
+// name is that of /etc in messages.
+func (d Dirs) name() string { return cmp.Or(d.Name, "/etc") }
 
 // inStore names something in the Store, or the Store itself, in messages.
 func (d Dirs) inStore(names ...string) string {
@@ -75,14 +82,14 @@ func (e *ConflictError) Error() string {
 		if i > 0 {
 			b.WriteString("; ")
 		}
-		fmt.Fprintf(&b, "%s: %s", display(c.Path), c.Reason)
+		fmt.Fprintf(&b, "%s: %s", display("/etc", c.Path), c.Reason)
 	}
 	return b.String()
 }
 
-// display shows a path below /etc to a human, with whatever it contains.
-func display(path string) string {
-	full := strings.TrimSuffix("/etc/"+path, "/")
+// display shows a path below a directory to a human, with whatever it contains.
+func display(dir, path string) string {
+	full := strings.TrimSuffix(dir+"/"+path, "/")
 	if strings.ContainsFunc(full, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\uFFFD' }) {
 		return fmt.Sprintf("%q", full)
 	}

@@ -132,7 +132,7 @@ func (s *store) exchange(from place, path string, p present) error {
 		back = unix.Renameat2(old.dir, old.name, dir, name, unix.RENAME_EXCHANGE)
 	}
 	if back != nil {
-		return fmt.Errorf("put back %s: %w", display(path), back)
+		return fmt.Errorf("put back %s: %w", s.etc.display(path), back)
 	}
 	return err
 }
@@ -188,7 +188,7 @@ func (s *store) openSame(path string, p present) (int, error) {
 // syncEtc waits until all changes in /etc are on disk: one syncfs instead of a fsync of each directory.
 func (s *store) syncEtc() error {
 	if err := unix.Syncfs(s.etc.fd); err != nil {
-		return fmt.Errorf("sync /etc: %w", err)
+		return fmt.Errorf("sync %s: %w", s.dirs.name(), err)
 	}
 	return nil
 }

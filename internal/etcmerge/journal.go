@@ -2,6 +2,7 @@ package etcmerge
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -35,7 +36,7 @@ const (
 )
 
 // ErrDamaged tells that the journal cannot be read. Nothing was changed.
-var ErrDamaged = errors.New("the journal of the changes in /etc is damaged")
+var ErrDamaged = errors.New("the journal of changes is damaged")
 
 // journal is what has to be known to take the changes back.
 type journal struct {
@@ -216,7 +217,7 @@ func checkPath(path string) error {
 	if path == "" || path != "." && fs.ValidPath(path) && !strings.ContainsRune(path, 0) {
 		return nil
 	}
-	return fmt.Errorf("%q is no path below /etc", path)
+	return fmt.Errorf("%q leads elsewhere", path)
 }
 
 // readJournal reads the journal of a Store. Without a Store it is empty.
@@ -240,7 +241,8 @@ func readJournal(dirs Dirs) (*journal, error) {
 }
 
 func damaged(dirs Dirs, err error) error {
-	return fmt.Errorf("%w: %s: %w; nothing was done. To take /etc back by the defaults of the commits: liveapplyctl reset", ErrDamaged, dirs.inStore(journalName), err)
+	repair := cmp.Or(dirs.Repair, "To take /etc back by the defaults of the commits: liveapplyctl reset")
+	return fmt.Errorf("%w: %s: %w; nothing was done. %s", ErrDamaged, dirs.inStore(journalName), err, repair)
 }
 
 // scope says what has to be on disk before the journal is.

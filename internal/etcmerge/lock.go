@@ -18,7 +18,7 @@ const (
 // lockAccounts takes the lock of lckpwdf(3), which useradd, passwd, systemd-sysusers and others hold while they write account files: a
 // write lock on /etc/.pwd.lock, made if it is missing. As with those the file stays afterwards: a lock that is removed is none, since somebody
 // else may be waiting for it. It is an open file description lock (Linux 3.15), which excludes the traditional ones of other processes.
-func lockAccounts(ctx context.Context, etc *etcRoot) (unlock func(), err error) {
+func lockAccounts(ctx context.Context, etc *root) (unlock func(), err error) {
 	const name = ".pwd.lock"
 	how := unix.OpenHow{
 		Flags:   unix.O_WRONLY | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
@@ -27,7 +27,7 @@ func lockAccounts(ctx context.Context, etc *etcRoot) (unlock func(), err error) 
 	}
 	fd, err := unix.Openat2(etc.fd, name, &how)
 	if err != nil {
-		return nil, fmt.Errorf("lock the account files: open %s: %w", display(name), err)
+		return nil, fmt.Errorf("lock the account files: open %s: %w", etc.display(name), err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, accountsWait)
 	defer cancel()
@@ -35,7 +35,7 @@ func lockAccounts(ctx context.Context, etc *etcRoot) (unlock func(), err error) 
 	err = poll(ctx, func() error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lock) })
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("lock the account files: %s is held by another program (useradd, passwd, vipw, …), see lslocks(8): let it end, and try again: %w", display(name), err)
+		return nil, fmt.Errorf("lock the account files: %s is held by another program (useradd, passwd, vipw, …), see lslocks(8): let it end, and try again: %w", etc.display(name), err)
 	}
 	return func() { unix.Close(fd) }, nil
 }

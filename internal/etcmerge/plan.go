@@ -109,7 +109,7 @@ func makePlan(ctx context.Context, repo *ostree.Repo, old, new ostree.Tree, dirs
 	if err != nil {
 		return nil, err
 	}
-	etc, err := openEtc(dirs.Etc)
+	etc, err := openRoot(dirs.Etc, dirs.name())
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func makePlan(ctx context.Context, repo *ostree.Repo, old, new ostree.Tree, dirs
 type merge struct {
 	ctx       context.Context
 	repo      *ostree.Repo
-	etc       *etcRoot
+	etc       *root
 	changes   []treediff.Change
 	plan      *Plan
 	accounts  map[string]*accountFile // by path; merged when all is known
@@ -265,7 +265,7 @@ func (m *merge) leave(i int, local present) (outcome, error) {
 	switch {
 	case isFile && (out.deleted || out.stays && isDefault):
 		m.conflict(c.Path, "the target has a file in place of this directory, in which something was changed, added or deleted locally: move away what is needed, copy the rest from /usr"+
-			display(c.Path)+", and apply again")
+			m.etc.display(c.Path)+", and apply again")
 	case !isDefault:
 		// libostree copies a directory whose own mode or owner was changed as a whole, with the old defaults in it.
 		m.plan.Changes, m.plan.Local = m.plan.Changes[:changes], m.plan.Local[:locals]
@@ -344,7 +344,7 @@ func (m *merge) change(c treediff.Change, local present) error {
 	}
 	after, err := stateOf(m.repo, c.New)
 	if err != nil {
-		return fmt.Errorf("%s of the target: %w", display(c.Path), err)
+		return fmt.Errorf("%s of the target: %w", m.etc.display(c.Path), err)
 	}
 	if after.Type == Directory && sameDir(local.State, after) {
 		return nil

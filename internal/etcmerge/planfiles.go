@@ -28,7 +28,7 @@ func PlanFiles(dirs Dirs, files []NewFile) (*Plan, error) {
 }
 
 func planFiles(dirs Dirs, files []NewFile) (*Plan, error) {
-	etc, err := openEtc(dirs.Etc)
+	etc, err := openRoot(dirs.Etc, dirs.name())
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func planFiles(dirs Dirs, files []NewFile) (*Plan, error) {
 	slices.SortFunc(plan.Changes, func(a, b Change) int { return comparePaths(a.Path, b.Path) })
 	for i := range plan.Changes {
 		if i > 0 && plan.Changes[i-1].Path == plan.Changes[i].Path {
-			return nil, fmt.Errorf("%s is given twice", display(plan.Changes[i].Path))
+			return nil, fmt.Errorf("%s is given twice", etc.display(plan.Changes[i].Path))
 		}
 	}
 	return plan, nil

@@ -10,31 +10,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// etcRoot is /etc, held by a file descriptor: everything below is reached from there, one directory at a time, and never through a
+// root is /etc, or a tree that Put takes files from, held by a file descriptor: everything below is reached from there, one directory at a time, and never through a
 // symbolic link or into another mount.
-type etcRoot struct {
-	fd int
+type root struct {
+	fd   int
+	name string // in messages
 
 	// The directory of the last path: in a tree's order the next one is often in the same.
 	dir   string
 	dirFd int
 }
 
-func openEtc(path string) (*etcRoot, error) {
+func openRoot(path, name string) (*root, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open /etc: %w", err)
+		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	return &etcRoot{fd: fd, dirFd: -1}, nil
+	return &root{fd: fd, name: name, dirFd: -1}, nil
 }
 
-func (r *etcRoot) close() {
+// display names a path below it in messages.
+func (r *root) display(path string) string { return display(r.name, path) }
+
+func (r *root) close() {
 	r.forget()
 	unix.Close(r.fd)
 }
 
 // forget drops the directory that is kept open, for when another may have taken its path.
-func (r *etcRoot) forget() {
+func (r *root) forget() {
 	if r.dirFd >= 0 {
 		unix.Close(r.dirFd)
 	}
@@ -43,7 +47,7 @@ func (r *etcRoot) forget() {
 
 // parent returns the directory that path is in, open until the next call, and its name there. See notThere and isMountPoint for the
 // errors that say something about /etc.
-func (r *etcRoot) parent(path string) (int, string, error) {
+func (r *root) parent(path string) (int, string, error) {
 	dir, name := split(path)
 	if dir == "" {
 		return r.fd, name, nil
@@ -61,7 +65,7 @@ func (r *etcRoot) parent(path string) (int, string, error) {
 }
 
 // openDir opens a directory below /etc.
-func (r *etcRoot) openDir(path string) (int, error) {
+func (r *root) openDir(path string) (int, error) {
 	if path == "" {
 		path = "."
 	}
@@ -100,12 +104,12 @@ func procPath(dir int, name string) string {
 }
 
 // names returns what a directory below /etc has, sorted.
-func (r *etcRoot) names(path string) ([]string, error) {
+func (r *root) names(path string) ([]string, error) {
 	fd, err := r.openDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("open the directory %s: %w", display(path), err)
+		return nil, fmt.Errorf("open the directory %s: %w", r.display(path), err)
 	}
-	return namesOf(fd, display(path))
+	return namesOf(fd, r.display(path))
 }
 
 // namesOf lists a directory, and closes it.

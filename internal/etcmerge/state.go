@@ -99,7 +99,7 @@ type identity struct {
 
 // stat tells what is at a path, without content and xattrs. What is not there, or not there by a way that follows no symbolic link,
 // is Absent.
-func (r *etcRoot) stat(path string) (present, error) {
+func (r *root) stat(path string) (present, error) {
 	dir, name, err := r.parent(path)
 	if err == nil {
 		var p present
@@ -115,11 +115,11 @@ func (r *etcRoot) stat(path string) (present, error) {
 	case isMountPoint(err):
 		return present{State: State{Type: Other}, mountPoint: true}, nil
 	}
-	return present{}, fmt.Errorf("look at %s: %w", display(path), err)
+	return present{}, fmt.Errorf("look at %s: %w", r.display(path), err)
 }
 
 // look tells what is at a path, with content and xattrs.
-func (r *etcRoot) look(path string) (present, error) {
+func (r *root) look(path string) (present, error) {
 	p, err := r.stat(path)
 	if err != nil {
 		return p, err
@@ -128,7 +128,7 @@ func (r *etcRoot) look(path string) (present, error) {
 }
 
 // complete adds checksum and xattrs to what stat said. A file that is written to meanwhile gets the checksum of what was read.
-func (r *etcRoot) complete(path string, p *present) error {
+func (r *root) complete(path string, p *present) error {
 	if p.Type == Absent || p.mountPoint {
 		return nil
 	}
@@ -137,7 +137,7 @@ func (r *etcRoot) complete(path string, p *present) error {
 		err = completeAt(dir, name, p)
 	}
 	if err != nil {
-		return fmt.Errorf("read %s: %w", display(path), err)
+		return fmt.Errorf("read %s: %w", r.display(path), err)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 type store struct {
 	ctx     context.Context
 	dirs    Dirs
-	etc     *etcRoot
+	etc     *root
 	fd      int // the Store
 	saved   int // saved/
 	fresh   int // new/
@@ -48,11 +48,11 @@ func (s *store) open() (err error) {
 	if s.journal, err = readJournal(s.dirs); err != nil {
 		return err
 	}
-	if s.etc, err = openEtc(s.dirs.Etc); err != nil {
+	if s.etc, err = openRoot(s.dirs.Etc, s.dirs.name()); err != nil {
 		return err
 	}
 	if s.apart, err = areApart(s.fd, s.etc.fd); err != nil {
-		return fmt.Errorf("compare the mounts of %s and /etc: %w", s.dirs.inStore(), err)
+		return fmt.Errorf("compare the mounts of %s and %s: %w", s.dirs.inStore(), s.dirs.name(), err)
 	}
 	if err := s.openDirs(); err != nil {
 		return fmt.Errorf("open the journal's directory %s: %w", s.dirs.inStore(), err)

@@ -19,7 +19,7 @@ import (
 func Rollback(ctx context.Context, dirs Dirs) (*Result, error) {
 	result, err := takeBack(ctx, dirs, func(s *store, result *Result) error { return s.finish(false, result) })
 	if err != nil {
-		return nil, fmt.Errorf("roll back /etc: %w", err)
+		return nil, fmt.Errorf("roll back %s: %w", dirs.name(), err)
 	}
 	return result, nil
 }
@@ -36,7 +36,7 @@ func Reset(ctx context.Context, dirs Dirs) (*Result, error) {
 		return s.destroy()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reset /etc: %w", err)
+		return nil, fmt.Errorf("reset %s: %w", dirs.name(), err)
 	}
 	return result, nil
 }
@@ -112,7 +112,7 @@ func (s *store) checkSaved(section *section) error {
 			return err
 		}
 		if r.isPut(p.State) && !same(p.State, r.Before) {
-			return damaged(s.dirs, fmt.Errorf("the original of %s, %s, is missing", display(r.Path), filepath.Join(savedName, r.Saved)))
+			return damaged(s.dirs, fmt.Errorf("the original of %s, %s, is missing", s.etc.display(r.Path), filepath.Join(savedName, r.Saved)))
 		}
 	}
 	return nil
@@ -230,7 +230,7 @@ func (b *reversal) do(r *record, pass func(*record, present) error) error {
 	if err := pass(r, p); meanwhile(err) {
 		b.kept[r.Path] = true
 	} else if err != nil {
-		return fmt.Errorf("restore %s: %w", display(r.Path), err)
+		return fmt.Errorf("restore %s: %w", b.etc.display(r.Path), err)
 	}
 	return nil
 }

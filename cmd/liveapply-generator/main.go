@@ -28,20 +28,21 @@ func main() {
 
 // generate writes units for the system at root into dir.
 func generate(root, dir string) error {
-	_, err := os.Lstat(filepath.Join(root, "run/ostree-booted"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("looking for what was booted: %w", err)
-	}
 	configuration := config.System
 	configuration.Root = root
 	if off, err := configuration.IsOff(); off || err != nil {
 		return err
 	}
+	shown := overlays(root, dir)
+	_, err := os.Lstat(filepath.Join(root, "run/ostree-booted"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return shown
+	}
+	if err != nil {
+		return errors.Join(shown, fmt.Errorf("looking for what was booted: %w", err))
+	}
 	// What a power cut left is recovered whatever the configuration says.
-	return errors.Join(recoverAtBoot(root, dir), automatic(configuration, dir))
+	return errors.Join(shown, recoverAtBoot(root, dir), automatic(configuration, dir))
 }
 
 // recoverAtBoot has liveapply-recover.service started if an earlier boot has left something to recover.

@@ -60,12 +60,13 @@ func TestGenerate(t *testing.T) {
 	recovers := map[string]string{"sysinit.target.wants/liveapply-recover.service": unitDir + "/liveapply-recover.service"}
 	for name, test := range map[string]struct {
 		files map[string]string
-		want  []map[string]string
+		off   bool                // nothing is made, not even what shows overlays
+		want  []map[string]string // besides that
 		err   string
 	}{
-		"not booted from OSTree":              {files: map[string]string{leftover: "", conf: "[Auto]\nUpdate=yes\n"}},
+		"not booted from OSTree":              {files: map[string]string{"proc/cmdline": "", leftover: "", conf: "[Auto]\nUpdate=yes\n"}},
 		"by default":                          {files: map[string]string{bootedFlag: "", "proc/cmdline": "quiet"}, want: []map[string]string{staged}},
-		"switched off":                        {files: map[string]string{bootedFlag: "", "proc/cmdline": "liveapply=off", leftover: "", conf: "[Auto]\nUpdate=yes\n"}},
+		"switched off":                        {off: true, files: map[string]string{bootedFlag: "", "proc/cmdline": "liveapply=off", leftover: "", conf: "[Auto]\nUpdate=yes\n"}},
 		"something to recover":                {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: ""}, want: []map[string]string{staged, recovers}},
 		"nothing without a person":            {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nWindow=daily 1h\n"}},
 		"nothing, by the kernel command line": {files: map[string]string{bootedFlag: "", "proc/cmdline": "liveapply.auto=no"}},
@@ -79,6 +80,19 @@ func TestGenerate(t *testing.T) {
 			}}},
 		"a lock of the fleet": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nFleetLock=https://fleet.example.com\n"},
 			want: []map[string]string{{"multi-user.target.wants/liveapply-fleetlock-release.service": unitDir + "/liveapply-fleetlock-release.service"}}},
+		"an overlay for a unit": {files: map[string]string{"proc/cmdline": "", "var/lib/liveapply/overlays/overlays.json": `{"version":1,"overlays":[
+			{"name":"a","kind":"overlay","scope":"unit:nginx.service","priority":2,"enabled":true,"generation":3},
+			{"name":"b","kind":"overlay","scope":"unit:nginx.service","priority":1,"enabled":true,"generation":1},
+			{"name":"c","kind":"overlay","scope":"user:1000","enabled":true,"generation":1},
+			{"name":"d","kind":"overlay","scope":"system","enabled":true,"generation":1},
+			{"name":"e","kind":"overlay","scope":"unit:off.service","enabled":false,"generation":1}]}`},
+			want: []map[string]string{{
+				"nginx.service.d/60-liveapply-overlays.conf": "[Service]\nExtensionDirectories=/var/lib/liveapply/overlays/b/1/tree\n" +
+					"ExtensionDirectories=/var/lib/liveapply/overlays/a/3/tree\n",
+				"user@1000.service.d/60-liveapply-overlays.conf": "[Service]\nExtensionDirectories=/var/lib/liveapply/overlays/c/1/tree\n",
+			}}},
+		"a damaged list of overlays": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: "", "run/liveapply/overlays/overlays.json": "{"},
+			want: []map[string]string{staged, recovers}, err: "overlays.json"},
 		"updates": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nUpdate=yes\n"},
 			want: []map[string]string{{"timers.target.wants/liveapply-update.timer": unitDir + "/liveapply-update.timer"}}},
 		"when and how updates are fetched": {files: map[string]string{bootedFlag: "", "proc/cmdline": "",
@@ -95,6 +109,9 @@ func TestGenerate(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.err)
 			}
 			want := map[string]string{}
+			if !test.off {
+				want["sysinit.target.wants/liveapply-overlays.service"] = unitDir + "/liveapply-overlays.service"
+			}
 			for _, part := range test.want {
 				for name, content := range part {
 					want[name] = content

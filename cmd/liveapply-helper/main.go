@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,9 @@ type verb struct {
 	request bool
 	run     func(*phase.Machine) phase.Phase
 }
+
+// overlayVerbs are the verbs that work on any system, also on one that was not booted from OSTree.
+var overlayVerbs = []string{"overlay", "overlays"}
 
 var verbs = []verb{
 	{"prepare", true, func(m *phase.Machine) phase.Phase { return m.Prepare }},
@@ -38,6 +42,8 @@ var verbs = []verb{
 	{"reset-mount", false, func(m *phase.Machine) phase.Phase { return m.ResetMount }},
 	{"reset-record", false, func(m *phase.Machine) phase.Phase { return m.ResetRecord }},
 	{"etc-revert", false, func(m *phase.Machine) phase.Phase { return m.EtcRevert }},
+	{"overlay", true, func(m *phase.Machine) phase.Phase { return m.Overlay }},
+	{"overlays", false, func(m *phase.Machine) phase.Phase { return m.FollowOverlays }},
 	{"recover", false, func(m *phase.Machine) phase.Phase { return m.Recover }},
 	{"staged", false, func(m *phase.Machine) phase.Phase {
 		return func(ctx context.Context, _ string) error { return auto.Run(ctx, m) }
@@ -78,7 +84,12 @@ func parse(args []string) (verb, string, error) {
 }
 
 func run(ctx context.Context, v verb, request string) error {
-	machine, err := phase.OpenAsRoot()
+	onOverlays := slices.Contains(overlayVerbs, v.name)
+	open := phase.OpenAsRoot
+	if onOverlays {
+		open = phase.OpenAnywhereAsRoot
+	}
+	machine, err := open()
 	if err != nil {
 		return err
 	}
@@ -87,7 +98,10 @@ func run(ctx context.Context, v verb, request string) error {
 		// Even if all was done: the phases that come next will not run, so this one has to be taken back.
 		err = errors.Join(errors.New("stopped before the end"), err)
 	}
-	if err == nil || !v.request || v.name == "finish" || strings.HasPrefix(v.name, "rollback-") {
+	if err != nil && onOverlays {
+		phase.TellFailure(err)
+	}
+	if err == nil || !v.request || onOverlays || v.name == "finish" || strings.HasPrefix(v.name, "rollback-") {
 		return err
 	}
 	return errors.Join(err, machine.Fail(request, v.name, err))

@@ -298,6 +298,9 @@ func (d *Draft) finish(ctx context.Context, g *generation, o *Overlay, force boo
 			return err
 		}
 	}
+	if err := g.keepTimes(g.root, ""); err != nil {
+		return err
+	}
 	content, err := json.Marshal(g.manifest)
 	if err != nil {
 		return err

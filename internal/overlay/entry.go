@@ -69,6 +69,9 @@ func (g *generation) entries() ([]Entry, error) {
 	return listTree(filepath.Join(g.dir, treeName), "", g.manifest.Bases)
 }
 
+// ListTree lists what is in the tree of a generation.
+func ListTree(dir string) ([]Entry, error) { return listTree(dir, "", nil) }
+
 // listTree lists the tree in dir, whose paths get a prefix.
 func listTree(dir, prefix string, bases map[string]Base) ([]Entry, error) {
 	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)

@@ -115,10 +115,16 @@ type Placed struct {
 func (p Placed) Tree() string { return p.Store.Tree(p.Overlay) }
 
 // All lists the overlays of all stores, the topmost first.
-func All(stores []Store) ([]Placed, error) {
+func All(stores []Store) ([]Placed, error) { return AllWith(stores, nil) }
+
+// AllWith lists the overlays as they will be when a draft is committed.
+func AllWith(stores []Store, draft *Draft) ([]Placed, error) {
 	var all []Placed
 	for _, store := range stores {
 		index, err := store.Index()
+		if draft != nil && draft.Store == store {
+			index, err = draft.Index, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -126,8 +132,13 @@ func All(stores []Store) ([]Placed, error) {
 			all = append(all, Placed{o, store})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Placed) int { return above(a.Overlay, b.Overlay) })
+	Sort(all)
 	return all, nil
+}
+
+// Sort puts the topmost first.
+func Sort(all []Placed) {
+	slices.SortStableFunc(all, func(a, b Placed) int { return above(a.Overlay, b.Overlay) })
 }
 
 // Stack is what lies above the live commit for all to see.
@@ -144,22 +155,47 @@ func Enabled(all []Placed) Stack {
 	return stack
 }
 
+// On leaves those overlays that have something in one of usr, etc and run.
+func (s Stack) On(top string) (Stack, error) {
+	var on Stack
+	for _, o := range s {
+		has, err := o.has(top)
+		if err != nil {
+			return nil, err
+		}
+		if has || o.Writable && top == "usr" {
+			on = append(on, o)
+		}
+	}
+	return on, nil
+}
+
+// has tells whether the content has something in one of usr, etc and run.
+func (p Placed) has(top string) (bool, error) {
+	if p.Generation == 0 {
+		return false, nil
+	}
+	_, err := os.Lstat(filepath.Join(p.Tree(), top))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("overlay %s: %w", p.Name, err)
+	}
+	return true, nil
+}
+
 // Trees are the directories of the stack's content below one of usr, etc and run, as far as there are such.
 func (s Stack) Trees(top string) ([]string, error) {
 	var trees []string
 	for _, o := range s {
-		if o.Generation == 0 {
-			continue
-		}
-		path := filepath.Join(o.Tree(), top)
-		_, err := os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		has, err := o.has(top)
 		if err != nil {
-			return nil, fmt.Errorf("overlay %s: %w", o.Name, err)
+			return nil, err
 		}
-		trees = append(trees, path)
+		if has {
+			trees = append(trees, filepath.Join(o.Tree(), top))
+		}
 	}
 	return trees, nil
 }

@@ -315,6 +315,35 @@ func (t *tree) mask(path string) error {
 	return unix.Mknodat(int(dir.Fd()), filepath.Base(path), unix.S_IFCHR, 0)
 }
 
+// keepTimes gives the directories that the system has, too, its modification times: that of /usr tells systemd whether /etc and /var have to follow an
+// update (ConditionNeedsUpdate= of systemd.unit(5)).
+func (t *tree) keepTimes(dir *os.File, path string) error {
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		sub, err := openDirAt(dir, entry.Name())
+		if err != nil {
+			return err
+		}
+		err = t.keepTimes(sub, filepath.Join(path, entry.Name()))
+		sub.Close()
+		if err != nil {
+			return err
+		}
+	}
+	system, err := t.under.stat(path)
+	if err != nil || system == nil || path == "" || typeOf(system.Mode) != unix.S_IFDIR {
+		return err
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, system.Mtim}
+	return unix.UtimesNanoAt(int(dir.Fd()), "", times, unix.AT_EMPTY_PATH)
+}
+
 // unset takes a path out of the tree, with all below it, and the directories on the way that are there for nothing else. It tells
 // whether the tree had it.
 func (t *tree) unset(path string) (bool, error) {

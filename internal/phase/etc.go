@@ -31,9 +31,22 @@ func (m *Machine) Etc(ctx context.Context, request string) error {
 	if err := storage.openRepo(); err != nil {
 		return err
 	}
+	if err := storage.withoutOverlays(ctx, func(aside bool) error { return storage.mergeEtc(ctx, t, plan, aside) }); err != nil {
+		return err
+	}
+	return m.end(t)
+}
+
+// mergeEtc merges, and compiles what has to fit. If files of overlays have gone aside, the plan did not know what is beneath them: it is made again.
+func (s *storage) mergeEtc(ctx context.Context, t *state.Transaction, plan *state.Plan, aside bool) error {
+	if aside {
+		if err := s.planEtc(ctx, plan); err != nil {
+			return err
+		}
+	}
 	status("merging %d changes into /etc", len(plan.Etc.Changes))
 	if err := t.Step("merge", func() error {
-		result, err := storage.changeEtc(ctx, plan.Etc)
+		result, err := s.changeEtc(ctx, plan.Etc)
 		if err == nil {
 			logKept(t, result.Kept)
 		}
@@ -41,10 +54,21 @@ func (m *Machine) Etc(ctx context.Context, request string) error {
 	}); err != nil {
 		return err
 	}
-	if err := storage.rebuildDatabases(ctx, t, plan); err != nil {
+	return s.rebuildDatabases(ctx, t, plan)
+}
+
+// planEtc plans the way from the live commit's defaults to the target's.
+func (s *storage) planEtc(ctx context.Context, plan *state.Plan) error {
+	from, err := s.tree(plan.From, etcTree)
+	if err != nil {
 		return err
 	}
-	return m.end(t)
+	to, err := s.tree(plan.Live, etcTree)
+	if err != nil {
+		return err
+	}
+	plan.Etc, err = etcmerge.MakePlan(ctx, s.Repo, from, to, s.etcDirs())
+	return err
 }
 
 // changeEtc carries a plan out, under what takes it back at shutdown.

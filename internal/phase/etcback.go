@@ -18,6 +18,10 @@ import (
 // EtcRevert takes all changes of /etc back when the machine shuts down, before libostree merges /etc into the staged
 // deployment. The transaction, if one is under way, has been stopped by then.
 func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
+	// Nor does an overlay's file belong into the next deployment: it is put there when that is booted.
+	if err := os.Remove(m.followedPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("taking the overlays' files out of /etc: %w", err)
+	}
 	_, err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit})
 	return err
 }
@@ -30,23 +34,31 @@ func (m *Machine) takeBackEtc(ctx context.Context, t *state.Transaction) (*etcme
 		return nil, err
 	}
 	defer storage.Close()
-	status("taking back the changes of /etc")
-	result, err := etcmerge.Reset(ctx, storage.etcDirs())
-	if errors.Is(err, etcmerge.ErrDamaged) {
-		if err = storage.abandonJournal(err); err == nil {
-			result = &etcmerge.Result{}
-		}
-	}
+	var result *etcmerge.Result
+	err = storage.withoutOverlays(ctx, func(bool) (err error) {
+		result, err = storage.takeBackLive(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if storage.isJournalAbandoned() {
-		if result, err = storage.takeBackByDefaults(ctx); err != nil {
-			return nil, err
-		}
-	}
 	logKept(t, result.Kept)
 	return result, nil
+}
+
+// takeBackLive takes back what comes from commits.
+func (s *storage) takeBackLive(ctx context.Context) (*etcmerge.Result, error) {
+	status("taking back the changes of /etc")
+	result, err := etcmerge.Reset(ctx, s.etcDirs())
+	if errors.Is(err, etcmerge.ErrDamaged) {
+		if err = s.abandonJournal(err); err == nil {
+			result = &etcmerge.Result{}
+		}
+	}
+	if err == nil && s.isJournalAbandoned() {
+		result, err = s.takeBackByDefaults(ctx)
+	}
+	return result, err
 }
 
 // abandonedJournal is where a damaged journal goes, beside its place, until /etc has been taken back without it: by that name, a way back

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/etcmerge"
@@ -66,11 +67,16 @@ func newMachine(root string) *Machine {
 }
 
 // OpenAsRoot is Open for what changes the system.
-func OpenAsRoot() (*Machine, error) {
+func OpenAsRoot() (*Machine, error) { return asRoot(Open) }
+
+// OpenAnywhereAsRoot is OpenAnywhere for what changes the system.
+func OpenAnywhereAsRoot() (*Machine, error) { return asRoot(OpenAnywhere) }
+
+func asRoot(open func() (*Machine, error)) (*Machine, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root can change the running system; start the unit: systemctl start liveapply@COMMIT.service")
 	}
-	m, err := Open()
+	m, err := open()
 	if err != nil {
 		return nil, err
 	}
@@ -99,11 +105,12 @@ func (m *Machine) IsClean() (bool, error) {
 	if err != nil || t != nil {
 		return false, err
 	}
-	_, err = os.Lstat(filepath.Join(physicalRoot, m.Booted.BackingPath(), "liveapply"))
+	kept, err := os.ReadDir(filepath.Join(physicalRoot, m.Booted.BackingPath(), "liveapply"))
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil
 	}
-	return false, err
+	// The journal of what overlays have put into /etc is no reset's business.
+	return err == nil && !slices.ContainsFunc(kept, func(entry os.DirEntry) bool { return entry.Name() != overlaysName }), err
 }
 
 // Resolve finds the commit that a checksum, an abbreviated one, or a ref names.

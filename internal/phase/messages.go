@@ -23,6 +23,7 @@ const (
 	messageReset    = "27cf0e21e2074f73a9a2dee7fce80e79"
 	messageLeft     = "07995ddea8aa4bcdbf9bb71b75e63b95"
 	messageKept     = "0ac42de1540f49d7b07bbc41134d306f"
+	messageOverlay  = "5b1f3c0d8a7e4f1e9d2c6a4b7e90c1d3"
 )
 
 // priorities of the messages that are more than a notice.
@@ -97,3 +98,6 @@ func counting(what string, all int, done func() int64) (end func()) {
 func warn(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "<%d>%s\n", journal.PriWarning, fmt.Sprintf(format, args...))
 }
+
+// TellFailure has the unit's status say why it failed, for whoever has started it.
+func TellFailure(reason error) { status("%v", reason) }

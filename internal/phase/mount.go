@@ -26,12 +26,13 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 	if err := m.State.WriteTransaction(t); err != nil {
 		return err
 	}
-	if err := m.setUnlocked(); err != nil {
+	overlays, err := m.enabled()
+	if err != nil {
 		return err
 	}
 	var switched underlay.Switched
 	if err := t.Step(state.SwitchStep, func() (err error) {
-		switched, err = m.Usr.Switch(stackOf(plan.Live, plan.Layers))
+		switched, err = m.show(plan.Live, plan.Layers, overlays)
 		return err
 	}); err != nil {
 		return err
@@ -54,24 +55,23 @@ func (m *Machine) showLive(plan *state.Plan) error {
 	})
 }
 
-// switchBack makes /usr show a commit that was live before. With the booted one, nothing is left of the overlays.
+// switchBack makes /usr show a commit that was live before. What is wrong with an overlay does not keep it from that.
 func (m *Machine) switchBack(commit ostree.Checksum, layers []string) error {
-	if commit != m.Booted.Commit {
-		if _, err := m.Usr.Switch(stackOf(commit, layers)); err != nil {
-			return err
-		}
-		m.rememberTree(commit)
-		return nil
+	overlays, err := m.enabled()
+	if err != nil {
+		warn("%v; going back without overlays", err)
 	}
-	if err := m.Usr.Detach(); err != nil {
+	if _, err = m.show(commit, layers, overlays); err != nil && len(overlays) > 0 {
+		warn("%v; going back without overlays", err)
+		_, err = m.show(commit, layers, nil)
+	}
+	if err != nil {
 		return err
 	}
-	return m.clearUnlocked()
-}
-
-// stackOf returns what makes the booted tree a commit's.
-func stackOf(commit ostree.Checksum, layers []string) underlay.Stack {
-	return underlay.Stack{Source: underlay.Source{Live: commit.String()}, Layers: layers}
+	if commit != m.Booted.Commit {
+		m.rememberTree(commit)
+	}
+	return nil
 }
 
 // rememberTree notes what /usr shows now. Only needs-restart knows less without that.

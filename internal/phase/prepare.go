@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/config"
-	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -210,15 +209,7 @@ func (p *preparation) compare(ctx context.Context) error {
 		// The commits differ elsewhere. The layer of the target is then the root of /usr alone.
 		p.changes = []treediff.Change{{Old: booted.Entry(), New: target.Entry()}}
 	}
-	oldDefaults, err := p.tree(p.plan.From, etcTree)
-	if err != nil {
-		return err
-	}
-	newDefaults, err := p.tree(p.plan.Live, etcTree)
-	if err != nil {
-		return err
-	}
-	p.plan.Etc, err = etcmerge.MakePlan(ctx, p.Repo, oldDefaults, newDefaults, p.etcDirs())
+	err = p.planEtc(ctx, &p.plan)
 	if p.onlyLooks && errors.Is(err, fs.ErrPermission) {
 		p.plan.Etc, err = nil, nil // part of /etc is for root
 	}

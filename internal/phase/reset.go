@@ -3,6 +3,7 @@ package phase
 import (
 	"context"
 
+	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
@@ -82,7 +83,7 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 		return err
 	}
 	m.settleServices(ctx, t)
-	if err := services.StopLive(ctx); err != nil {
+	if err := storage.stopLive(ctx); err != nil {
 		return err
 	}
 	if err := m.unstage(ctx); err != nil {
@@ -103,6 +104,15 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 		return err
 	}
 	return m.release()
+}
+
+// stopLive stops what is active while a tree is live. Overlays may still have files in /etc.
+func (s *storage) stopLive(ctx context.Context) error {
+	overlays, err := etcmerge.Pending(s.overlayEtcDirs())
+	if err != nil {
+		warn("%v", err)
+	}
+	return services.StopLive(ctx, overlays || err != nil)
 }
 
 // unstage drops the staged deployment that is liveapply's own.

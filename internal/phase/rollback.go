@@ -50,13 +50,15 @@ func (m *Machine) rollbackEtc(ctx context.Context, t *state.Transaction) error {
 		return err
 	}
 	defer storage.Close()
-	status("taking back the changes of /etc")
-	result, err := etcmerge.Rollback(ctx, storage.etcDirs())
-	if err != nil {
-		return err
-	}
-	logKept(t, result.Kept)
-	return nil
+	return storage.withoutOverlays(ctx, func(bool) error {
+		status("taking back the changes of /etc")
+		result, err := etcmerge.Rollback(ctx, storage.etcDirs())
+		if err != nil {
+			return err
+		}
+		logKept(t, result.Kept)
+		return nil
+	})
 }
 
 // resetInstead makes a reset of a rollback. t is the transaction, nil if that is not known.
@@ -163,7 +165,7 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		}
 	}
 	if t.Switched && t.From == m.Booted.Commit {
-		if err := services.StopLive(ctx); err != nil {
+		if err := s.stopLive(ctx); err != nil {
 			return err
 		}
 	}

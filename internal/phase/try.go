@@ -31,7 +31,15 @@ func (p *preparation) try(ctx context.Context) error {
 			programs = append(programs, underlay.Program{Name: "what the running systemd starts programs with, " + executor, File: file, Args: []string{"--version"}})
 		}
 	}
-	return p.Usr.Try(ctx, stackOf(p.plan.Live, p.plan.Layers), programs...)
+	overlays, err := p.enabled()
+	if err != nil {
+		return err
+	}
+	stack, err := p.stack(p.plan.Live, p.plan.Layers, overlays)
+	if err != nil {
+		return err
+	}
+	return p.Usr.Try(ctx, stack, programs...)
 }
 
 // executors opens the one of the booted tree, which systemd keeps open from its start, and the one that is live, which it has taken if it was executed

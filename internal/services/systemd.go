@@ -53,6 +53,9 @@ func (s *Systemd) Close() { s.conn.Close() }
 // ResetUnit goes back to the booted tree.
 const ResetUnit = "liveapply-reset.service"
 
+// OverlaysUnit makes the system what the stores of overlays say.
+const OverlaysUnit = "liveapply-overlays.service"
+
 // etcRevertUnit takes the changes of /etc back when it is stopped, at shutdown at the latest.
 const etcRevertUnit = "liveapply-etc-revert.service"
 
@@ -100,29 +103,55 @@ func RestartLive(ctx context.Context) error {
 	return nil
 }
 
-// StopLive stops the units that are active while a tree other than the booted one is live.
-func StopLive(ctx context.Context) error {
+// StopLive stops the units that are active while a tree other than the booted one is live. With keepEtc, /etc still has changes to be taken
+// back at shutdown.
+func StopLive(ctx context.Context, keepEtc bool) error {
 	systemd, err := Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
-	return systemd.Stop(ctx, liveUnits...)
+	units := slices.Clone(liveUnits)
+	if keepEtc {
+		units = slices.DeleteFunc(units, func(unit string) bool { return unit == etcRevertUnit })
+	}
+	return systemd.Stop(ctx, units...)
 }
 
 // ApplyUnit is the unit that applies what request names.
 func ApplyUnit(request string) string { return instance("liveapply@", request) }
 
+// OverlayUnit is the unit that carries out a request to change overlays.
+func OverlayUnit(id string) string { return instance("liveapply-overlay@", id) }
+
 // MainUnit is the unit that others start, and wait for, to have request done.
 func MainUnit(request string) string {
-	if request == state.ResetRequest {
-		return ResetUnit
+	if unit := onlyUnit(request); unit != "" {
+		return unit
 	}
 	return ApplyUnit(request)
 }
 
-// RollbackUnit is the unit that takes a transaction of request back that did not end. A reset goes on instead.
+// onlyUnit is the unit of a request that has only one; "" for the application of a commit.
+func onlyUnit(request string) string {
+	id, isOverlay := state.IsOverlayRequest(request)
+	switch {
+	case request == state.ResetRequest:
+		return ResetUnit
+	case isOverlay && id != "":
+		return OverlayUnit(id)
+	case isOverlay:
+		return OverlaysUnit
+	}
+	return ""
+}
+
+// RollbackUnit is the unit that takes a transaction of request back that did not end. A reset goes on instead; of overlays, the stores say
+// whether it came true.
 func RollbackUnit(request string) string {
+	if _, isOverlay := state.IsOverlayRequest(request); isOverlay {
+		return OverlaysUnit
+	}
 	if request == state.ResetRequest {
 		return ResetUnit
 	}
@@ -135,8 +164,8 @@ func instance(prefix, request string) string {
 
 // PhaseUnit is the unit that runs a phase of a request. Those of a reset are all run by one.
 func PhaseUnit(request, phase string) string {
-	if request == state.ResetRequest {
-		return ResetUnit
+	if unit := onlyUnit(request); unit != "" {
+		return unit
 	}
 	return instance("liveapply-"+phase+"@", request)
 }
@@ -171,6 +200,18 @@ func (s *Systemd) Run(ctx context.Context, name string) error {
 		return errors.New(why)
 	}
 	return err
+}
+
+// TryRestart restarts a unit if it runs, and waits until it has.
+func (s *Systemd) TryRestart(ctx context.Context, name string) error {
+	done := make(chan string, 1)
+	if _, err := s.conn.TryRestartUnitContext(ctx, name, "replace", done); err != nil {
+		return fmt.Errorf("restarting %s: %w", name, err)
+	}
+	if err := await(ctx, done); err != nil {
+		return fmt.Errorf("restarting %s: %w: see systemctl status %s", name, err, name)
+	}
+	return nil
 }
 
 // Stop stops units that are no longer wanted, and waits for that.
@@ -260,8 +301,8 @@ func (s *Systemd) ExecStart(ctx context.Context, name string) ([]string, error) 
 
 // isOf tells whether a unit works on a request.
 func isOf(name, request string) bool {
-	if request == state.ResetRequest {
-		return name == ResetUnit
+	if unit := onlyUnit(request); unit != "" {
+		return name == unit || name == RollbackUnit(request)
 	}
 	return name == ApplyUnit(request) || strings.HasPrefix(name, "liveapply-") && strings.HasSuffix(name, instance("@", request))
 }
@@ -275,7 +316,7 @@ func (s *Systemd) IsWorkingOn(ctx context.Context, request string) (bool, error)
 // also just be waiting.
 func (s *Systemd) IsChanging(ctx context.Context, except string) (bool, error) {
 	return s.any(ctx, func(u dbus.UnitStatus) bool {
-		waits := strings.HasPrefix(u.Name, "liveapply@") || strings.HasPrefix(u.Name, "liveapply-prepare@")
+		waits := strings.HasPrefix(u.Name, "liveapply@") || strings.HasPrefix(u.Name, "liveapply-prepare@") || strings.HasPrefix(u.Name, "liveapply-overlay")
 		return !waits && !isOf(u.Name, except) && isRunning(u)
 	})
 }
@@ -310,7 +351,7 @@ func (s *Systemd) any(ctx context.Context, is func(dbus.UnitStatus) bool) (bool,
 // transactionUnits lists the units of all transactions. (Patterns for the units of one request would have to be escaped once more: an instance can
 // have backslashes.)
 func (s *Systemd) transactionUnits(ctx context.Context) ([]dbus.UnitStatus, error) {
-	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{"liveapply@*.service", "liveapply-*@*.service", ResetUnit})
+	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{"liveapply@*.service", "liveapply-*@*.service", ResetUnit, OverlaysUnit})
 	if err != nil {
 		return nil, fmt.Errorf("asking systemd for the units of transactions: %w", err)
 	}

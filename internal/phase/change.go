@@ -1,0 +1,253 @@
+package phase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/underlay"
+)
+
+// Overlay carries out a request that liveapplyctl has left: all of it in one step, or nothing. If it is killed, liveapply-overlays.service makes
+// the system what the stores say then: that is the state before, or the one after.
+func (m *Machine) Overlay(ctx context.Context, id string) error {
+	request := state.OverlayRequest(id)
+	t, err := m.claim(ctx, request)
+	if err != nil {
+		return err
+	}
+	err = m.changeOverlays(ctx, t, id)
+	return errors.Join(err, m.release())
+}
+
+func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id string) error {
+	request, err := m.takeOverlayRequest(id)
+	if err != nil {
+		return err
+	}
+	t.RequestedBy = request.RequestedBy
+	if t.From, err = m.Live(); err != nil {
+		return err
+	}
+	t.Begin("overlay")
+	if err := m.State.WriteTransaction(t); err != nil {
+		return err
+	}
+	configuration, err := m.Config.Load("")
+	if err != nil {
+		return err
+	}
+	writable, err := m.openOverlayStores()
+	if err != nil {
+		return err
+	}
+	defer writable.close()
+	draft, err := m.draft(ctx, writable, request, configuration.Overlay)
+	if err != nil {
+		return errors.Join(err, m.dropOverlayContent(writable.list()))
+	}
+	defer draft.Close()
+	if err := m.commitDraft(ctx, t, writable, draft); err != nil {
+		return errors.Join(err, m.dropOverlayContent(writable.list()))
+	}
+	for _, op := range request.Operations {
+		announce(t, messageOverlay, fmt.Sprintf("Overlay %s: %s %s", op.Name, op.Verb, op.Path), map[string]string{"LIVEAPPLY_OVERLAY": op.Name})
+	}
+	return m.dropOverlayContent(writable.list())
+}
+
+// takeOverlayRequest reads a request and removes it.
+func (m *Machine) takeOverlayRequest(id string) (*overlay.Request, error) {
+	content, err := m.State.TakeOverlayRequest(id)
+	if err != nil {
+		return nil, err
+	}
+	return overlay.ParseRequest(content)
+}
+
+// overlayStores are where overlays are, to be changed.
+type overlayStores struct {
+	system, global, runtime overlay.Store
+	storage                 *storage // nil without OSTree
+}
+
+func (m *Machine) openOverlayStores() (*overlayStores, error) {
+	s := &overlayStores{}
+	sysroot := physicalRoot
+	if m.IsOSTree() {
+		var err error
+		if s.storage, err = m.openStorage(); err != nil {
+			return nil, err
+		}
+		sysroot = s.storage.root()
+	}
+	s.system, s.global, s.runtime = m.stores(sysroot)
+	return s, nil
+}
+
+func (s *overlayStores) close() {
+	if s.storage != nil {
+		s.storage.Close()
+	}
+}
+
+func (s *overlayStores) list() []overlay.Store {
+	if s.storage == nil {
+		return []overlay.Store{s.system, s.runtime}
+	}
+	return []overlay.Store{s.system, s.global, s.runtime}
+}
+
+// of finds the store that all operations of a request are about: the change of one index is one step, that of two is not.
+func (s *overlayStores) of(request *overlay.Request) (overlay.Store, error) {
+	var chosen overlay.Store
+	for i, op := range request.Operations {
+		store, err := s.ofOperation(op)
+		if err != nil {
+			return overlay.Store{}, err
+		}
+		if i > 0 && store != chosen {
+			return overlay.Store{}, fmt.Errorf("%s and %s are not kept in the same place (persistent or until the reboot, for this system or for all), and cannot be changed in one step: name them one after the other",
+				request.Operations[0].Name, op.Name)
+		}
+		chosen = store
+	}
+	return chosen, nil
+}
+
+func (s *overlayStores) ofOperation(op overlay.Operation) (overlay.Store, error) {
+	all, err := overlay.All(s.list())
+	if err != nil {
+		return overlay.Store{}, err
+	}
+	for _, o := range all {
+		if o.Name == op.Name {
+			return o.Store, nil
+		}
+	}
+	switch {
+	case op.Runtime:
+		return s.runtime, nil
+	case op.Scope == overlay.Global && s.storage == nil:
+		return overlay.Store{}, errors.New("the scope global needs OSTree: this system is the only one here")
+	case op.Scope == overlay.Global:
+		return s.global, nil
+	}
+	return s.system, nil
+}
+
+// draft makes all that a request asks for, without effect so far.
+func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *overlay.Request, rules overlay.Rules) (*overlay.Draft, error) {
+	store, err := stores.of(request)
+	if err != nil {
+		return nil, err
+	}
+	base, closeBase, err := m.OverlayBase()
+	if err != nil {
+		return nil, err
+	}
+	defer closeBase()
+	draft, err := store.NewDraft(overlay.Under{Root: m.Root, Base: base}, rules)
+	if err != nil {
+		return nil, err
+	}
+	for _, op := range request.Operations {
+		if err = draft.Do(ctx, op); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = draft.Finish(ctx, request.Force)
+	}
+	if err != nil {
+		draft.Close()
+		return nil, err
+	}
+	return draft, nil
+}
+
+// commitDraft tries the new stack, makes it true, and has the system follow. If that fails, all is as before.
+func (m *Machine) commitDraft(ctx context.Context, t *state.Transaction, stores *overlayStores, draft *overlay.Draft) error {
+	if err := m.tryOverlays(ctx, stores, draft); err != nil {
+		return err
+	}
+	if err := draft.Commit(); err != nil {
+		return errors.Join(err, draft.TakeBack())
+	}
+	err := m.followStores(ctx, t)
+	if err == nil {
+		return nil
+	}
+	if back := draft.TakeBack(); back != nil {
+		return errors.Join(err, back)
+	}
+	return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t))
+}
+
+// followStores has the system follow what the stores say now.
+func (m *Machine) followStores(ctx context.Context, t *state.Transaction) error {
+	all, err := m.Overlays()
+	if err != nil {
+		return err
+	}
+	return m.follow(ctx, t, all)
+}
+
+// tryOverlays has a program run on the stack that a draft would make, in a namespace of its own.
+func (m *Machine) tryOverlays(ctx context.Context, stores *overlayStores, draft *overlay.Draft) error {
+	all, err := overlay.AllWith(stores.list(), draft)
+	if err != nil {
+		return err
+	}
+	live, err := m.Live()
+	if err != nil {
+		return err
+	}
+	stack, err := m.stack(live, m.layersOf(live), overlay.Enabled(all))
+	if err != nil || isNothing(stack) {
+		return err
+	}
+	status("trying to run a program with the new overlays")
+	return m.Usr.Try(ctx, stack, underlay.Program{Name: "/usr/bin/true"})
+}
+
+// FollowOverlays makes the system what the stores of overlays say: at boot, and when a change of overlays was killed. It ends the transaction
+// of that.
+func (m *Machine) FollowOverlays(ctx context.Context, _ string) error {
+	t, err := m.transaction()
+	if err != nil || t == nil || !isOfOverlays(t) {
+		if t, err = m.claim(ctx, state.OverlayRequest("")); err != nil {
+			return err
+		}
+	}
+	if t.From, err = m.Live(); err != nil {
+		return errors.Join(err, m.release())
+	}
+	t.Begin("overlay")
+	err = m.State.WriteTransaction(t)
+	if err == nil {
+		err = m.followAtBoot(ctx, t)
+	}
+	return errors.Join(err, m.release())
+}
+
+func isOfOverlays(t *state.Transaction) bool {
+	_, is := state.IsOverlayRequest(t.Request)
+	return is
+}
+
+// followAtBoot leaves persistent overlays out that cannot be shown: the machine works without them.
+func (m *Machine) followAtBoot(ctx context.Context, t *state.Transaction) error {
+	stores, err := m.openOverlayStores()
+	if err != nil {
+		return err
+	}
+	defer stores.close()
+	if err := m.followStores(ctx, t); err != nil {
+		// A tree that cannot be composed, or an index that cannot be read, must not leave half of it.
+		return errors.Join(err, m.follow(ctx, t, nil))
+	}
+	return m.dropOverlayContent(stores.list())
+}

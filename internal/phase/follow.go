@@ -1,0 +1,299 @@
+package phase
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// followed is what the running system shows of overlays, as far as it is not in the mount table: a note in /run.
+type followed struct {
+	Overlays []shownOverlay `json:"overlays"`
+}
+
+// shownOverlay is an overlay that somebody sees.
+type shownOverlay struct {
+	Name  string        `json:"name"`
+	Scope overlay.Scope `json:"scope"`
+	Tree  string        `json:"tree"` // of its content, "" if it has none
+}
+
+func (m *Machine) followedPath() string { return filepath.Join(m.State.Run, "overlays-shown.json") }
+
+// followed reads the note. Without one, or with a damaged one, nothing is known to be shown: then all is looked at.
+func (m *Machine) followed() (shown followed, found bool) {
+	content, err := os.ReadFile(m.followedPath())
+	if err != nil || json.Unmarshal(content, &shown) != nil {
+		return followed{}, false
+	}
+	return shown, true
+}
+
+func (m *Machine) noteFollowed(shown followed) error {
+	content, err := json.Marshal(shown)
+	if err == nil {
+		err = renameio.WriteFile(m.followedPath(), content, 0o600, renameio.WithTempDir(m.State.Run))
+	}
+	if err != nil {
+		return fmt.Errorf("noting which overlays are shown: %w", err)
+	}
+	return nil
+}
+
+// showing is the note on overlays that are enabled.
+func showing(all []overlay.Placed) (shown followed) {
+	for _, o := range all {
+		if o.Enabled {
+			shown.Overlays = append(shown.Overlays, shownOverlay{o.Name, o.Scope, o.Tree()})
+		}
+	}
+	return shown
+}
+
+// differing are the overlays that are in one of two notes, and not in the same way in the other.
+func differing(a, b followed) []shownOverlay {
+	var list []shownOverlay
+	for _, pair := range [][2]followed{{a, b}, {b, a}} {
+		for _, o := range pair[0].Overlays {
+			if !slices.Contains(pair[1].Overlays, o) {
+				list = append(list, o)
+			}
+		}
+	}
+	return list
+}
+
+// follow makes the running system show what the stores say: /usr in one step, then /etc and /run file by file. Whatever an interrupted call has left, it
+// ends in the same.
+func (m *Machine) follow(ctx context.Context, t *state.Transaction, all []overlay.Placed) error {
+	shared := overlay.Enabled(all)
+	before, _ := m.followed()
+	now := showing(all)
+	changed, err := changedPaths(differing(before, now))
+	if err != nil {
+		return err
+	}
+	if err := t.Step(state.SwitchStep, func() error { return m.showOverlays(shared) }); err != nil {
+		return err
+	}
+	kept, err := m.putFiles(ctx, shared)
+	if err != nil {
+		return err
+	}
+	logKept(t, kept)
+	var reload impact.Reload
+	for _, path := range changed {
+		reload = reload.Union(impact.ReloadFor(strings.TrimPrefix(path, "usr/")))
+	}
+	units := scopedUnits(differing(before, now))
+	reload.Units = reload.Units || len(units) > 0 // the generator writes their drop-ins
+	if err := services.Reload(ctx, reload, t.Step); err != nil {
+		return err
+	}
+	if err := m.restartScoped(ctx, units); err != nil {
+		return err
+	}
+	return m.noteFollowed(now)
+}
+
+// showOverlays switches /usr, unless it shows just this.
+func (m *Machine) showOverlays(shared overlay.Stack) error {
+	usr, err := m.Usr.Inspect()
+	if err != nil {
+		return err
+	}
+	live, err := m.Live()
+	if err != nil {
+		return err
+	}
+	layers := m.layersOf(live)
+	stack, err := m.stack(live, layers, shared)
+	if err != nil {
+		return err
+	}
+	if isNothing(stack) && usr.Shown.Live == "" || !isNothing(stack) && usr.Shown.Live == stack.Source.Live && usr.Shown.Digest == stack.Source.Digest {
+		return nil
+	}
+	status("switching /usr")
+	_, err = m.show(live, layers, shared)
+	return err
+}
+
+// changedPaths are those that the overlays have, or had.
+func changedPaths(overlays []shownOverlay) ([]string, error) {
+	var paths []string
+	for _, o := range overlays {
+		if o.Tree == "" {
+			continue
+		}
+		entries, err := overlay.ListTree(o.Tree)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // an earlier call, which was killed, has come as far as deleting it
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, entry := range entries {
+			paths = append(paths, entry.Path)
+		}
+	}
+	return paths, nil
+}
+
+// putFiles makes /etc and /run have what the overlays have there, and takes back what they have no more. It returns what stays as it is because it was
+// changed locally.
+func (m *Machine) putFiles(ctx context.Context, shared overlay.Stack) (kept []string, err error) {
+	trees, err := shared.Trees("etc")
+	if err != nil {
+		return nil, err
+	}
+	storage, dirs, err := m.overlayEtc()
+	if err != nil {
+		return nil, err
+	}
+	defer storage.Close()
+	if len(trees) > 0 && m.IsOSTree() {
+		// Libostree merges /etc at shutdown: as an administrator has it, not as an overlay does.
+		if err := services.StartEtcRevert(ctx); err != nil {
+			return nil, err
+		}
+	}
+	result, err := putTrees(ctx, dirs, trees)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.settleAside(); err != nil {
+		return nil, err
+	}
+	if trees, err = shared.Trees("run"); err != nil {
+		return nil, err
+	}
+	if _, err := putTrees(ctx, m.overlayRun(), trees); err != nil {
+		return nil, err
+	}
+	return result.Kept, nil
+}
+
+// putTrees is etcmerge.Put with a directory for the journal.
+func putTrees(ctx context.Context, dirs etcmerge.Dirs, trees []string) (*etcmerge.Result, error) {
+	if len(trees) > 0 {
+		if err := os.MkdirAll(filepath.Dir(dirs.Store), 0o700); err != nil {
+			return nil, fmt.Errorf("making room for the journal: %w", err)
+		}
+	}
+	return etcmerge.Put(ctx, dirs, trees)
+}
+
+// overlayRun is what package etcmerge works on for the files that overlays have in /run.
+func (m *Machine) overlayRun() etcmerge.Dirs {
+	return etcmerge.Dirs{Etc: "/run", Name: "/run", Store: filepath.Join(m.State.Run, "overlays-run")}
+}
+
+// overlayEtc is what package etcmerge works on for those in /etc: on OSTree the deployment's, with a journal that belongs to the deployment, as that of the
+// live commit does.
+func (m *Machine) overlayEtc() (*storage, etcmerge.Dirs, error) {
+	if !m.IsOSTree() {
+		return &storage{machine: m}, etcmerge.Dirs{
+			Etc: filepath.Join(m.Root, "etc"), Store: filepath.Join(m.Root, m.State.Lib, "overlays-etc"),
+		}, nil
+	}
+	storage, err := m.openStorage()
+	if err != nil {
+		return nil, etcmerge.Dirs{}, err
+	}
+	return storage, storage.overlayEtcDirs(), nil
+}
+
+func (s *storage) overlayEtcDirs() etcmerge.Dirs {
+	dirs := s.etcDirs()
+	dirs.Store = filepath.Join(s.dir, overlaysName)
+	dirs.StoreName = filepath.Join(filepath.Dir(dirs.StoreName), overlaysName)
+	return dirs
+}
+
+// asidePath is a note that the files of overlays in /etc have been taken back for a moment, and are to be put again.
+func (m *Machine) asidePath() string { return filepath.Join(m.State.Run, "overlays-aside") }
+
+func (m *Machine) settleAside() error {
+	if err := os.Remove(m.asidePath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("noting that the overlays' files are in /etc again: %w", err)
+	}
+	return nil
+}
+
+// withoutOverlays does something to /etc, as it is without the files of overlays: those step aside. If it fails, or is killed, they
+// stay aside until this is called again, as the way back does. aside tells whether there were any.
+func (s *storage) withoutOverlays(ctx context.Context, change func(aside bool) error) error {
+	m := s.machine
+	pending, err := etcmerge.Pending(s.overlayEtcDirs())
+	if err != nil {
+		return err
+	}
+	_, noted := os.Lstat(m.asidePath())
+	if !pending && noted != nil {
+		return change(false)
+	}
+	if err := os.WriteFile(m.asidePath(), nil, 0o600); err != nil {
+		return fmt.Errorf("taking the overlays' files out of /etc for a moment: %w", err)
+	}
+	if _, err := etcmerge.Put(ctx, s.overlayEtcDirs(), nil); err != nil {
+		return err
+	}
+	if err := change(true); err != nil {
+		return err
+	}
+	if _, shown := m.followed(); !shown {
+		return m.settleAside() // an earlier boot has left them: liveapply-overlays.service puts those that are enabled now
+	}
+	overlays, err := m.enabled()
+	if err != nil {
+		return err
+	}
+	trees, err := overlays.Trees("etc")
+	if err != nil {
+		return err
+	}
+	if _, err := putTrees(ctx, s.overlayEtcDirs(), trees); err != nil {
+		return err
+	}
+	return m.settleAside()
+}
+
+// scopedUnits are the units that alone see some of the overlays.
+func scopedUnits(overlays []shownOverlay) []string {
+	var units []string
+	for _, o := range overlays {
+		if unit := o.Scope.Unit(); unit != "" && !slices.Contains(units, unit) {
+			units = append(units, unit)
+		}
+	}
+	return units
+}
+
+// restartScoped restarts units that are to see something else, if they run. The manager of a user is not: all that the user runs would end.
+func (m *Machine) restartScoped(ctx context.Context, units []string) error {
+	for _, unit := range units {
+		if strings.HasPrefix(unit, "user@") {
+			warn("%s sees its overlays when it is started next: loginctl terminate-user, or a new login after the last session has ended", unit)
+			continue
+		}
+		if err := services.With(ctx, func(systemd *services.Systemd) error { return systemd.TryRestart(ctx, unit) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -87,6 +87,8 @@ type application struct {
 	repo   *ostree.Repo
 	made   *atomic.Int64
 	steps  []step
+	back   map[string]int64 // the directories that get their own modification time back, of Put: nothing in them is ours any more
+	stamps map[string]int64 // what directories are to get
 	result Result
 }
 
@@ -107,6 +109,11 @@ func (a *application) run(changes []Change) error {
 	if err := a.prepare(changes); err != nil || len(a.steps) == 0 {
 		return err
 	}
+	return a.carryOut()
+}
+
+// carryOut does what is prepared.
+func (a *application) carryOut() error {
 	a.journal.Apart = a.journal.Apart || a.apart
 	stamp := time.Now().UnixNano()
 	if err := a.noteDirs(stamp); err != nil {
@@ -118,7 +125,7 @@ func (a *application) run(changes []Change) error {
 	if err := a.execute(); err != nil {
 		return err
 	}
-	if err := a.stampDirs(stamp); err != nil {
+	if err := a.stampDirs(); err != nil {
 		return err
 	}
 	// No sync: a power cut leaves of this what a kill does, each path as before or as put, and the journal, which is on disk, knows
@@ -208,7 +215,7 @@ func (a *application) prepare(changes []Change) error {
 		if err != nil {
 			return err
 		}
-		if p.mountPoint || p.immutable || !same(p.State, c.Before) {
+		if p.isHeld() || !same(p.State, c.Before) {
 			a.result.Kept = append(a.result.Kept, c.Path)
 			continue
 		}
@@ -298,24 +305,27 @@ func (s *store) rebase(r *record, now State, saved string) error {
 
 // noteDirs adds the directories that come or go, and those in which entries do or are replaced.
 func (a *application) noteDirs(stamp int64) error {
-	paths := map[string]bool{}
+	a.stamps = map[string]int64{}
 	for _, st := range a.steps {
 		if st.Kind() == "attributes" {
 			continue
 		}
 		dir, _ := split(st.Path)
-		paths[dir] = true
+		a.stamps[dir] = stamp
 		if st.Before.Type == Directory || st.After.Type == Directory {
-			paths[st.Path] = true
+			a.stamps[st.Path] = stamp
 		}
 	}
+	maps.Copy(a.stamps, a.back)
 	var dirs []dirTime
-	for _, path := range slices.Sorted(maps.Keys(paths)) {
+	for _, path := range slices.Sorted(maps.Keys(a.stamps)) {
+		stamp := a.stamps[path]
 		p, err := a.etc.stat(path)
 		if err != nil {
 			return err
 		}
 		if p.mountPoint {
+			delete(a.stamps, path)
 			continue
 		}
 		d := a.journal.Current.dirTime(path)
@@ -334,12 +344,10 @@ func (a *application) noteDirs(stamp int64) error {
 }
 
 // stampDirs gives these directories the modification time by which takeBack will know that nobody else changed them.
-func (a *application) stampDirs(stamp int64) error {
-	for _, d := range a.journal.Current.Dirs {
-		if slices.Contains(d.Stamps, stamp) {
-			if err := a.setDirTime(d.Path, stamp); err != nil {
-				return err
-			}
+func (a *application) stampDirs() error {
+	for _, path := range slices.Sorted(maps.Keys(a.stamps)) {
+		if err := a.setDirTime(path, a.stamps[path]); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -35,6 +35,12 @@ func (s *store) commit() error {
 	if err := s.fold(); err != nil {
 		return err
 	}
+	s.journal.Committed.Records = slices.DeleteFunc(s.journal.Committed.Records, isVoid)
+	return s.settle()
+}
+
+// settle makes a folded journal that of the disk.
+func (s *store) settle() error {
 	if s.apart { // otherwise it is on the Store's file system
 		if err := s.syncEtc(); err != nil {
 			return err
@@ -77,7 +83,7 @@ func (s *store) fold() error {
 		}
 		c.Stamps = d.Stamps
 	}
-	committed.Records = slices.DeleteFunc(append(committed.Records, records...), isVoid)
+	committed.Records = append(committed.Records, records...)
 	committed.Dirs = append(committed.Dirs, dirs...)
 	committed.sort()
 	current.Records, current.Dirs = nil, nil

@@ -53,10 +53,12 @@ const (
 	revertingAll     = "all"
 )
 
-// section is a journal of one transaction, or of all committed ones together. Both lists are in tree order, each path is in a list once.
+// section is a journal of one transaction, or of all committed ones together. The lists are in tree order, each path is in a list once.
 type section struct {
 	Records []record  `json:"records,omitempty"`
 	Dirs    []dirTime `json:"dirs,omitempty"`
+	// Opaque has the directories in which Put hid all that a tree does not have: what is in them without a record came later.
+	Opaque []string `json:"opaque,omitempty"`
 }
 
 // record is one path.
@@ -100,7 +102,9 @@ func (d *dirTime) isStamp(mtime int64) bool {
 	})
 }
 
-func (s *section) isEmpty() bool { return len(s.Records) == 0 && len(s.Dirs) == 0 }
+func (s *section) isEmpty() bool {
+	return len(s.Records) == 0 && len(s.Dirs) == 0 && len(s.Opaque) == 0
+}
 
 func (j *journal) isEmpty() bool    { return j.Committed.isEmpty() && j.Current.isEmpty() }
 func (j *journal) unfinished() bool { return j.Reverting != "" || !j.Current.isEmpty() }
@@ -124,6 +128,25 @@ func (s *section) dirTime(path string) *dirTime {
 func (s *section) sort() {
 	slices.SortFunc(s.Records, func(a, b record) int { return comparePaths(a.Path, b.Path) })
 	slices.SortFunc(s.Dirs, func(a, b dirTime) int { return comparePaths(a.Path, b.Path) })
+}
+
+// below returns the records of what is below a path.
+func (s *section) below(path string) []record {
+	start, _ := slices.BinarySearchFunc(s.Records, path, func(r record, path string) int { return comparePaths(r.Path, path) })
+	end := start
+	for end < len(s.Records) && (s.Records[end].Path == path || under(s.Records[end].Path, path)) {
+		end++
+	}
+	if start < end && s.Records[start].Path == path {
+		start++
+	}
+	return s.Records[start:end]
+}
+
+// isOpaque tells whether a directory is one of Opaque.
+func (s *section) isOpaque(path string) bool {
+	_, ok := slices.BinarySearchFunc(s.Opaque, path, comparePaths)
+	return ok
 }
 
 // savedNames returns the names in saved/ that are needed.
@@ -206,6 +229,14 @@ func (j *journal) check() error {
 			}
 			if i > 0 && comparePaths(s.Dirs[i-1].Path, d.Path) >= 0 {
 				return fmt.Errorf("%q is not in order", d.Path)
+			}
+		}
+		for i, path := range s.Opaque {
+			if err := checkPath(path); err != nil {
+				return err
+			}
+			if i > 0 && comparePaths(s.Opaque[i-1], path) >= 0 {
+				return fmt.Errorf("%q is not in order", path)
 			}
 		}
 	}

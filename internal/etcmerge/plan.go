@@ -27,6 +27,7 @@ type Change struct {
 	Base   []byte          `json:"base,omitempty"`   // of an account file: the content of Before
 	Text   []byte          `json:"text,omitempty"`   // the content of After, unless it comes from an object
 	Merged bool            `json:"merged,omitempty"` // an account file that both sides changed, merged by entry
+	source *source         // of Put: where After's content, or target, comes from, instead of Object and Text
 }
 
 // Kind says in a word what happens to the path: "add", "remove", "replace", "merge", or "attributes" for a directory that
@@ -46,7 +47,9 @@ func (c Change) Kind() string {
 }
 
 // hasText tells whether the content is in the plan.
-func (c Change) hasText() bool { return c.After.Type == Regular && c.Object.IsZero() }
+func (c Change) hasText() bool {
+	return c.After.Type == Regular && c.Object.IsZero() && c.source == nil
+}
 
 // Local is a path whose default changes, and which stays as the administrator has it, with all below it.
 type Local struct {

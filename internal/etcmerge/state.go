@@ -83,7 +83,11 @@ type present struct {
 	identity
 	mountPoint bool // something is mounted there
 	immutable  bool // chattr +i or +a
+	whiteout   bool // a character device 0/0, by which overlayfs hides a path
 }
+
+// isHeld tells whether nothing can be put in place of what is there.
+func (p present) isHeld() bool { return p.mountPoint || p.immutable }
 
 // identity tells, without reading it, whether a path still has the very file that was looked at. It has no ctime, because a hard link
 // made elsewhere changes that.
@@ -152,6 +156,7 @@ func statAt(dir int, name string) (present, error) {
 		State:      State{Type: typeOf(uint32(st.Mode)), Mode: uint32(st.Mode) & 0o7777, UID: st.Uid, GID: st.Gid},
 		mountPoint: st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
 		immutable:  st.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0,
+		whiteout:   uint32(st.Mode)&unix.S_IFMT == unix.S_IFCHR && st.Rdev_major == 0 && st.Rdev_minor == 0,
 	}
 	mtime := st.Mtime.Sec*1e9 + int64(st.Mtime.Nsec)
 	p.identity = identity{

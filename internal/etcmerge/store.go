@@ -260,6 +260,8 @@ func (s *store) stage(repo *ostree.Repo, c Change) (string, State, error) {
 	switch {
 	case state.Type == Directory:
 		err = createDir(s.fresh, name, state)
+	case c.source != nil:
+		err = s.stageFrom(c.source, name, &state)
 	case state.Type == Symlink:
 		err = stageSymlink(s.fresh, name, repo, c)
 	case c.hasText():

@@ -26,19 +26,21 @@ func Rollback(ctx context.Context, dirs Dirs) (*Result, error) {
 
 // Reset takes back everything, as Rollback does, and removes the Store.
 func Reset(ctx context.Context, dirs Dirs) (*Result, error) {
-	result, err := takeBack(ctx, dirs, func(s *store, result *Result) error {
-		if err := s.takeBack(&s.journal.Current, result); err != nil {
-			return err
-		}
-		if err := s.takeBack(&s.journal.Committed, result); err != nil {
-			return err
-		}
-		return s.destroy()
-	})
+	result, err := takeBack(ctx, dirs, (*store).reset)
 	if err != nil {
 		return nil, fmt.Errorf("reset %s: %w", dirs.name(), err)
 	}
 	return result, nil
+}
+
+func (s *store) reset(result *Result) error {
+	if err := s.takeBack(&s.journal.Current, result); err != nil {
+		return err
+	}
+	if err := s.takeBack(&s.journal.Committed, result); err != nil {
+		return err
+	}
+	return s.destroy()
 }
 
 // Pending tells whether there is anything to take back.
@@ -63,11 +65,15 @@ func takeBack(ctx context.Context, dirs Dirs, do func(*store, *Result) error) (*
 	if err := do(s, result); err != nil {
 		return nil, err
 	}
-	for _, list := range []*[]string{&result.Restored, &result.Kept} {
+	result.sort()
+	return result, nil
+}
+
+func (r *Result) sort() {
+	for _, list := range []*[]string{&r.Restored, &r.Kept} {
 		slices.SortFunc(*list, comparePaths)
 		*list = slices.Compact(*list)
 	}
-	return result, nil
 }
 
 // takeBack takes a section of the journal back, and empties it.
@@ -85,7 +91,7 @@ func (s *store) takeBack(section *section, result *Result) error {
 	if err := b.run(); err != nil {
 		return err
 	}
-	section.Records, section.Dirs = nil, nil
+	section.Records, section.Dirs, section.Opaque = nil, nil, nil
 	s.journal.Reverting = ""
 	err := s.writeJournal(onlyJournal)
 	if noSpace(err) && s.journal.isEmpty() {
@@ -237,7 +243,7 @@ func (b *reversal) do(r *record, pass func(*record, present) error) error {
 
 // isBack tells whether nothing is to be done for a path. It may look as before and still be what was put there: another inode, with another
 // modification time; or a directory with another label.
-func (b *reversal) isBack(r *record, p present) (bool, error) {
+func (s *store) isBack(r *record, p present) (bool, error) {
 	if !same(p.State, r.Before) {
 		return false, nil
 	}
@@ -247,7 +253,7 @@ func (b *reversal) isBack(r *record, p present) (bool, error) {
 	if r.Before.Type == Absent || !r.isPut(p.State) {
 		return true, nil
 	}
-	saved, err := statAt(b.saved, r.Saved)
+	saved, err := statAt(s.saved, r.Saved)
 	if errors.Is(err, unix.ENOENT) {
 		return true, nil
 	}
@@ -262,7 +268,7 @@ func (b *reversal) removePut(r *record, p present) error {
 	if b.merged[r.Path] != nil || p.Type == Absent || r.Before.Type != Absent && !isDirForFile {
 		return nil
 	}
-	if p.mountPoint || !r.isPut(p.State) {
+	if p.isHeld() || !r.isPut(p.State) {
 		return errChanged
 	}
 	var err error
@@ -285,7 +291,7 @@ func (b *reversal) restore(r *record, p present) error {
 	if b.kept[r.Path] || r.Before.Type == Absent {
 		return nil
 	}
-	if p.mountPoint {
+	if p.isHeld() {
 		return errChanged
 	}
 	if p.Type == Directory && r.Before.Type == Directory {

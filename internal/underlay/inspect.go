@@ -173,8 +173,10 @@ func withoutCopies(stack []*mountinfo.Info) []*mountinfo.Info {
 
 // sameTree tells whether two mounts show the same directory of the same filesystem.
 func sameTree(a, b *mountinfo.Info) bool {
-	return a.Major == b.Major && a.Minor == b.Minor && a.Root == b.Root
+	return sameFilesystem(a, b) && a.Root == b.Root
 }
+
+func sameFilesystem(a, b *mountinfo.Info) bool { return a.Major == b.Major && a.Minor == b.Minor }
 
 func isOurs(m *mountinfo.Info) bool {
 	_, ok := shownBy(m)

@@ -55,7 +55,7 @@ type point struct {
 }
 
 // changing are the system calls by which Switch and Detach change something outside of the process.
-var changing = []string{"move_mount", "umount2", "mount_setattr", "mkdirat", "symlinkat", "unlinkat"}
+var changing = []string{"move_mount", "umount2", "mount_setattr", "mkdirat", "symlinkat", "unlinkat", "renameat"}
 
 // killedAt makes the call in a process that is killed at a point. It returns false if the call does not get there.
 func (m *machine) killedAt(p point, c call) bool {
@@ -85,20 +85,39 @@ type scenario struct {
 	noBeneath bool
 	before    func(m *machine) // what was done before
 	call      string           // the tree that is switched to, "" for Detach
+	writable  bool             // that tree, and the one after it, have an upper directory
 	visible   []string         // what may be visible after the kill
 }
 
 var scenarios = []scenario{
-	{"first switch", false, func(*machine) {}, "new", []string{"booted", "new"}},
-	{"later switch", false, showOld, "new", []string{"old", "new"}},
-	{"switch on top", true, showOld, "new", []string{"old", "new"}},
-	{"detach", false, showOld, "", []string{"old", "booted"}},
-	{"detach of a stack", true, stackOld, "", []string{"old", "older", "booted"}},
-	{"detach after a swap was cut short", false, cutShort, "", []string{"old", "half", "booted"}},
-	{"switch after a swap was cut short", false, cutShort, "new", []string{"old", "half", "new"}},
+	{"first switch", false, func(*machine) {}, "new", false, []string{"booted", "new"}},
+	{"later switch", false, showOld, "new", false, []string{"old", "new"}},
+	{"switch on top", true, showOld, "new", false, []string{"old", "new"}},
+	{"detach", false, showOld, "", false, []string{"old", "booted"}},
+	{"detach of a stack", true, stackOld, "", false, []string{"old", "older", "booted"}},
+	{"detach after a swap was cut short", false, cutShort, "", false, []string{"old", "half", "booted"}},
+	{"switch after a swap was cut short", false, cutShort, "new", false, []string{"old", "half", "new"}},
+	{"switch to a writable tree", false, showOld, "new", true, []string{"old", "new"}},
+	{"switch from a writable tree to another", false, showWritable, "new", true, []string{"old", "new"}},
+	{"switch from a writable tree to another on top", true, showWritable, "new", true, []string{"old", "new"}},
+	{"detach from a writable tree", false, showWritable, "", true, []string{"old", "booted"}},
+	{"switch after a freeze was cut short", false, cutFreezeShort, "new", true, []string{"old", "new"}},
 }
 
 func showOld(m *machine) { m.show("old"); m.changeMounts() }
+
+func showWritable(m *machine) {
+	_, err := m.usr.Switch(m.writable("old"))
+	m.check(err)
+	m.changeMounts()
+}
+
+func cutFreezeShort(m *machine) {
+	showWritable(m)
+	now, err := m.usr.look()
+	m.check(err)
+	m.check(m.usr.freeze(now))
+}
 
 func stackOld(m *machine) { m.show("older"); showOld(m) }
 
@@ -154,14 +173,19 @@ func (s scenario) killAndRecover(m *machine, at point, recovery string) bool {
 
 	c := call{}
 	if s.call != "" {
-		c = call{Stack: stackOf(s.call, m.layer(s.call))}
+		c = call{Stack: s.stack(m, s.call)}
 	}
 	killed := m.killedAt(at, c)
 	if now := m.read("version"); !slices.Contains(s.visible, now) {
 		t.Errorf("killed at %v: %q is visible", at, now)
 	}
 	if recovery != "" {
-		m.show(recovery)
+		_, err := m.usr.Switch(s.stack(m, recovery))
+		m.check(err)
+		m.shows(recovery)
+		if s.writable {
+			m.canBeWritten(fmt.Sprintf("killed at %v", at))
+		}
 		if got := m.overlays(); got != 1 && !s.noBeneath {
 			t.Errorf("killed at %v: %d overlays of ours after the next switch", at, got)
 		}
@@ -184,6 +208,14 @@ func (s scenario) killAndRecover(m *machine, at point, recovery string) bool {
 	}
 	unix.Unmount(m.dir, unix.MNT_DETACH)
 	return killed
+}
+
+// stack returns a tree of the kind that the scenario is about.
+func (s scenario) stack(m *machine, name string) Stack {
+	if s.writable {
+		return m.writable(name)
+	}
+	return stackOf(name, m.layer(name))
 }
 
 // overlays returns the number of ours at /usr.

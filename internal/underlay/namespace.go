@@ -2,8 +2,10 @@ package underlay
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,4 +46,41 @@ func runInMountNamespace(f func() error) error {
 		return fmt.Errorf("making a mount namespace private: %w", err)
 	}
 	return f()
+}
+
+// inNamespaceOf runs f in a mount namespace, of which it is given the mount table. The namespace is a path to its file in /proc.
+func inNamespaceOf(namespace string, f func(table []*mountinfo.Info) error) error {
+	result := make(chan error)
+	go onOwnThread(func() { result <- runInNamespaceOf(namespace, f) })
+	return <-result
+}
+
+func runInNamespaceOf(namespace string, f func(table []*mountinfo.Info) error) error {
+	target, err := os.Open(namespace)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	proc, err := os.Open("/proc") // there need not be one inside
+	if err != nil {
+		return err
+	}
+	defer proc.Close()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("entering a mount namespace: unshare: %w", err)
+	}
+	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("entering the mount namespace %s: setns: %w", namespace, err)
+	}
+	fd, err := unix.Openat(int(proc.Fd()), "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("reading the mounts of %s: %w", namespace, err)
+	}
+	file := os.NewFile(uintptr(fd), "mountinfo")
+	defer file.Close()
+	table, err := mountinfo.GetMountsFromReader(file, nil)
+	if err != nil {
+		return fmt.Errorf("reading the mounts of %s: %w", namespace, err)
+	}
+	return f(table)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 )
@@ -13,8 +14,8 @@ type Stack struct {
 	Source Source
 	Layers []string // directories, topmost first; there is one at least, or Upper
 
-	// Upper is the directory of a writable overlay that takes what is written, "" for none, and Work is overlayfs's own
-	// directory for that, on the same filesystem. No other mount may write there.
+	// Upper is the directory of a writable overlay that takes what is written, "" for none, and Work a directory on the same
+	// filesystem in which there is one of overlayfs's own for each mount. No other mount may write there.
 	Upper, Work string
 }
 
@@ -45,6 +46,31 @@ func (s Stack) directories() []string {
 		return s.Layers
 	}
 	return append([]string{s.Upper, s.Work}, s.Layers...)
+}
+
+// withOwnWork returns the stack with a new directory in Work in the place of Work. Overlayfs makes that empty when it starts, so a tree that uses it
+// could not be written any more, should it stay.
+func (s Stack) withOwnWork() (Stack, error) {
+	if !s.writable() {
+		return s, nil
+	}
+	var err error
+	s.Work, err = os.MkdirTemp(s.Work, "")
+	return s, err
+}
+
+// dropOtherWork removes what withOwnWork has made before: for trees that are no longer written, or never were mounted. What
+// cannot be removed is tried again with the next one.
+func (s Stack) dropOtherWork() {
+	if !s.writable() {
+		return
+	}
+	all, _ := os.ReadDir(filepath.Dir(s.Work))
+	for _, entry := range all {
+		if entry.Name() != filepath.Base(s.Work) {
+			os.RemoveAll(filepath.Join(filepath.Dir(s.Work), entry.Name()))
+		}
+	}
 }
 
 // above returns the stack with the booted tree as its lowest layer.

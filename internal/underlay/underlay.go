@@ -12,6 +12,7 @@ package underlay
 import (
 	"errors"
 	"fmt"
+	"os"
 )
 
 // Usr is where the overlay is mounted. Both are absolute paths without symbolic links.
@@ -25,6 +26,7 @@ type Usr struct {
 	//	booted     the booted /usr, without what is mounted below it
 	//	next       where an overlay is assembled before it goes to Path (only during a switch)
 	//	swapping   a note: see swap (only during a switch)
+	//	frozen     a note: see freeze (only while a tree goes that can be written)
 	//	carry/     mounts to be moved, and a note: see carry (only during a detach)
 	Private string
 
@@ -75,6 +77,22 @@ func (u Usr) switchTo(stack Stack) (Switched, error) {
 		return Switched{}, err
 	}
 
+	if err := u.freeze(now); err != nil {
+		return Switched{}, errors.Join(err, u.abandon())
+	}
+	done, err := u.replace(now, stack)
+	if err != nil {
+		return Switched{}, errors.Join(err, u.abandon())
+	}
+	return done, u.thaw()
+}
+
+// replace shows a stack in the place of what is visible.
+func (u Usr) replace(now table, stack Stack) (Switched, error) {
+	stack, err := stack.withOwnWork()
+	if err != nil {
+		return Switched{}, err
+	}
 	next, err := u.compose(stack.above(u.bootedDir()), now.attributes(stack))
 	if err != nil {
 		return Switched{}, err
@@ -86,10 +104,20 @@ func (u Usr) switchTo(stack Stack) (Switched, error) {
 	}
 	stacked, err := u.attach(next, now)
 	if err != nil {
-		u.dropNext() // what brought us here is the error to report; the next call drops it, too
 		return Switched{}, err
 	}
+	stack.dropOtherWork()
 	return Switched{Stacked: stacked, Carried: submounts}, nil
+}
+
+// abandon leaves the visible tree as it was, unless its going has begun: then the next call carries on.
+func (u Usr) abandon() error {
+	for _, note := range []string{u.swapNote(), u.readyNote()} {
+		if _, err := os.Lstat(note); err == nil {
+			return nil
+		}
+	}
+	return errors.Join(u.dropNext(), u.thaw())
 }
 
 // Detach shows the booted tree again, as it was before the first Switch, and removes everything from Private. What was
@@ -117,7 +145,16 @@ func (u Usr) detach() error {
 		return err
 	}
 	if len(now.ours) > 0 {
+		if err := u.ensurePrivate(); err != nil {
+			return err
+		}
+		if err := u.freeze(now); err != nil {
+			return errors.Join(err, u.abandon())
+		}
 		if err := u.collapse(now, 0); err != nil {
+			return errors.Join(err, u.abandon())
+		}
+		if err := u.thaw(); err != nil {
 			return err
 		}
 	}
@@ -132,5 +169,8 @@ func (u Usr) settle() error {
 	if err := u.resumeSwap(); err != nil {
 		return fmt.Errorf("finishing an interrupted swap: %w", err)
 	}
-	return u.dropNext()
+	if err := u.dropNext(); err != nil {
+		return err
+	}
+	return u.thaw()
 }

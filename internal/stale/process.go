@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -164,7 +165,7 @@ func (c *candidate) isElsewhere(path string) bool {
 // compare tells what is wrong with a mapped file that was not seen yet; link leads to it.
 func (c *candidate) compare(m mapping, path string, inUsr bool, link string) (Reason, error) {
 	now, err := c.view.at(m.path) // a name may end like that of a deleted file
-	if err == nil && now != nil && m.is(now.ino) {
+	if err == nil && m.isAt(now, link) {
 		return "", nil
 	}
 	if inUsr && err != nil {
@@ -177,7 +178,7 @@ func (c *candidate) compare(m mapping, path string, inUsr bool, link string) (Re
 		path = c.Usr + path
 	}
 	if path != m.path {
-		if now, err = c.view.at(path); err != nil || now != nil && m.is(now.ino) {
+		if now, err = c.view.at(path); err != nil || m.isAt(now, link) {
 			return "", err
 		}
 	}
@@ -188,6 +189,15 @@ func (c *candidate) compare(m mapping, path string, inUsr bool, link string) (Re
 		return "", nil
 	}
 	return Replaced, nil
+}
+
+// isAt tells whether the mapped file, to which link leads, is what a path has now. For who may not follow the link, the number has to do.
+func (m mapping) isAt(now *identity, link string) bool {
+	if now == nil || !m.is(now.ino) {
+		return false
+	}
+	mapped, err := identify(unix.AT_FDCWD, link, 0)
+	return err != nil || mapped.isSame(*now)
 }
 
 // mapFile is the link in /proc/PID/map_files to the file of a line of maps. Only root can follow it.
@@ -313,7 +323,7 @@ func (c *candidate) compareNamed(path string) (Reason, error) {
 		return "", err
 	}
 	now, err := c.view.at(path)
-	if err != nil || now != nil && (now.ino == id.ino || c.view.hasContent(path, now.size, open)) {
+	if err != nil || now != nil && (now.isSame(id) || c.view.hasContent(path, now.size, open)) {
 		return "", err
 	}
 	return Script, nil
@@ -369,7 +379,35 @@ func (c *candidate) startedIn() (string, error) {
 	if !strings.HasPrefix(path, c.Usr+"/") && !isOverlay(exe) {
 		return "", nil
 	}
-	return c.links.commitOf(program.dev), nil
+	if commit := c.links.commitOf(program.dev); commit != "" {
+		return commit, nil
+	}
+	return c.startedInTreeOf(path)
+}
+
+// startedInTreeOf is startedIn for a program of a tree whose layers are on several filesystems, each of which has a device of its own there: the
+// tree's is the one that maps tells (since Linux 6.8, before it tells that of the filesystem).
+func (c *candidate) startedInTreeOf(program string) (string, error) {
+	maps, err := c.read(c.dir + "/maps")
+	if err != nil {
+		return "", err
+	}
+	for line := range bytes.Lines(maps) {
+		if file := fileOf(bytes.TrimSuffix(line, []byte{'\n'})); file == nil {
+			continue
+		} else if m := newMapping(file); m.path == program {
+			return c.links.commitOf(m.device()), nil
+		}
+	}
+	return "", nil
+}
+
+// device is the number of the device that maps tells.
+func (m mapping) device() uint64 {
+	major, minor, _ := strings.Cut(m.dev, ":")
+	a, _ := strconv.ParseUint(major, 16, 32)
+	b, _ := strconv.ParseUint(minor, 16, 32)
+	return unix.Mkdev(uint32(a), uint32(b))
 }
 
 // behindTitle returns what a process was started with that shows a title in the place of its command line, except its program, which it

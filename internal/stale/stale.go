@@ -3,7 +3,8 @@
 // What a process runs on is what it maps, its program among it (/proc/PID/maps). The kernel keeps such a file for it, and tells its inode
 // and the path that it had. Three things are to know about these with overlays on /usr:
 //
-//   - The inode number of a file is the same in all trees, if it is the same file; the device is another one in each tree.
+//   - The inode number of a file is the same in all trees, if it is the same file; the device is another one in each tree. Files of
+//     two filesystems can have the same number; the time of the last change tells them apart.
 //   - Where a filesystem gives other inode numbers, or a layer has a copy, the content decides.
 //   - A tree that is no longer mounted has no place: of its files the kernel tells the path within /usr, "/bin/sleep".
 //

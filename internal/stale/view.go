@@ -14,6 +14,14 @@ import (
 type identity struct {
 	dev, ino uint64
 	size     int64
+	changed  unix.Timespec // the last change of the inode
+}
+
+// isSame tells whether two files are one, perhaps seen through different trees. The inode number alone is not enough where a layer is on
+// another filesystem, of whose numbers some are those of the booted tree, too. The device does not help: it is one of its own for each
+// filesystem in each tree.
+func (i identity) isSame(other identity) bool {
+	return i.ino == other.ino && i.size == other.size && i.changed == other.changed
 }
 
 func identify(dirfd int, path string, flags int) (identity, error) {
@@ -21,7 +29,7 @@ func identify(dirfd int, path string, flags int) (identity, error) {
 	if err := unix.Fstatat(dirfd, path, &st, flags); err != nil {
 		return identity{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return identity{st.Dev, st.Ino, st.Size}, nil
+	return identity{st.Dev, st.Ino, st.Size, st.Ctim}, nil
 }
 
 // view is what the processes of a mount namespace find at paths. What was asked once is remembered.

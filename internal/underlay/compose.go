@@ -12,9 +12,10 @@ import (
 // fsconfigMax is the longest value that fsconfig(2) takes.
 const fsconfigMax = 255
 
-// harmless are overlayfs options by which no extended attribute in a layer can make a path show what lies at another path
-// or in another file (Documentation/filesystems/overlayfs.rst, "Redirects", "Metadata only copy up").
-var harmless = [][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}}
+// options are given to every overlay. By the first three, no extended attribute in a layer can make a path show what lies at another
+// path or in another file (Documentation/filesystems/overlayfs.rst, "Redirects", "Metadata only copy up"). By the last one, files have their own inode
+// numbers also where layers are on several filesystems ("Inode properties"), so that a file is known again in the next tree.
+var options = [][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}, {"xino", "off"}}
 
 // compose makes an overlay of a stack, with the MOUNT_ATTR_ flags attributes. It is attached nowhere yet.
 func (u Usr) compose(stack Stack, attributes int) (*os.File, error) {
@@ -62,7 +63,7 @@ func newOverlay(stack Stack, give func(fs int, stack Stack) error) (_ *os.File, 
 	if err := setString(fd, "source", stack.Source.String()); err != nil {
 		return nil, err
 	}
-	for _, option := range harmless {
+	for _, option := range options {
 		if err := setString(fd, option[0], option[1]); err != nil {
 			return nil, err
 		}

@@ -119,14 +119,13 @@ func TestTreeWithFilesOpenForWritingStays(t *testing.T) {
 		service := m.service("slave")
 		path := filepath.Join(m.usr.Path, "log")
 		for _, open := range []string{"here", "in another namespace"} {
-			end := func() {}
+			end := func() { service.do("exec 7>&-") }
 			if open == "here" {
 				file, err := os.Create(path)
 				m.check(err)
 				end = func() { file.Close() }
 			} else {
 				service.do("exec 7>" + path)
-				end = func() { service.do("exec 7>&-") }
 			}
 			_, switchErr := m.usr.Switch(m.writable("two"))
 			for _, err := range []error{switchErr, m.usr.Detach()} {

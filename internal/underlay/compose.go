@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/liveapply/liveapply/internal/fscontext"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,14 +73,14 @@ func newOverlay(stack Stack, give func(fs int, stack Stack) error) (_ *os.File, 
 		return nil, err
 	}
 	if err := unix.FsconfigCreate(fd); err != nil {
-		return nil, explain(fmt.Errorf("making an overlay of %s: %w%s", strings.Join(stack.directories(), ", "), err, kernelLog(fd)), stack)
+		return nil, explain(fmt.Errorf("making an overlay of %s: %w%s", strings.Join(stack.directories(), ", "), err, fscontext.Log(fd)), stack)
 	}
 	return fs, nil
 }
 
 func setString(fs int, key, value string) error {
 	if err := unix.FsconfigSetString(fs, key, value); err != nil {
-		return fmt.Errorf("overlay option %s=%s: %w%s", key, value, err, kernelLog(fs))
+		return fmt.Errorf("overlay option %s=%s: %w%s", key, value, err, fscontext.Log(fs))
 	}
 	return nil
 }
@@ -179,18 +180,4 @@ func explain(err error, stack Stack) error {
 		}
 	}
 	return err
-}
-
-// kernelLog returns what the kernel has to say about the last failure on a filesystem context (see fsopen(2)), with ": " before it.
-func kernelLog(fs int) string {
-	var text strings.Builder
-	line := make([]byte, 1024)
-	for range 32 { // the kernel keeps eight
-		n, err := unix.Read(fs, line)
-		if err != nil || n == 0 {
-			break // ENODATA: that was all
-		}
-		text.WriteString(": " + strings.TrimSpace(strings.TrimPrefix(string(line[:n]), "e ")))
-	}
-	return text.String()
 }

@@ -31,8 +31,8 @@ var enough = Limits{Bytes: 1 << 30, Entries: 10000}
 type format struct {
 	name     string
 	command  string // $1 is the directory, $2 the image
-	noXattrs bool // it has none
-	noLinks  bool // its tool does not keep hard links between symbolic links
+	noXattrs bool   // it has none
+	noLinks  bool   // its tool does not keep hard links between symbolic links
 }
 
 var formats = []format{

@@ -108,7 +108,7 @@ func (s *stream) padding() (more bool, err error) {
 
 var errGarbage = errors.New("there is something after its end that is no padding")
 
-// limited is a stream that must not be longer than left.
+// limited is a stream that must be shorter than left.
 type limited struct {
 	ctx      context.Context
 	from     io.Reader
@@ -124,7 +124,9 @@ func (l *limited) Read(p []byte) (int, error) {
 		return 0, l.tooLarge()
 	}
 	n, err := l.from.Read(p[:min(int64(len(p)), l.left)])
-	l.left -= int64(n)
+	if l.left -= int64(n); l.left <= 0 {
+		return n, l.tooLarge()
+	}
 	return n, err
 }
 

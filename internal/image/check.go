@@ -212,7 +212,7 @@ func (e Entry) checkXattrs() error {
 		case strings.HasPrefix(name, "trusted.overlay."):
 			return fmt.Errorf("it has the xattr %.256q, which overlayfs would obey", name)
 		case !isKeptXattr(name):
-			return fmt.Errorf("it has the xattr %.256q, which is none of user., security. and trusted.", name)
+			return fmt.Errorf("it has the xattr %.256q, which is none of user.*, security.* and trusted.*", name)
 		case len(name) > maxXattrName || strings.Contains(name, "\x00"):
 			return fmt.Errorf("it has the xattr %.256q, a name that Linux does not take", name)
 		case len(value) > maxXattr:

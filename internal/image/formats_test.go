@@ -47,6 +47,7 @@ var formats = []format{
 	{name: "compressed erofs", command: `mkfs.erofs --quiet --preserve-mtime -zlz4hc "$2" "$1"`},
 	{name: "ext4", command: `mke2fs -q -t ext4 -d "$1" "$2" 16M`, noLinks: true},
 	{name: "ext4 without a journal", command: `mke2fs -q -t ext4 -O ^has_journal -d "$1" "$2" 16M`, noLinks: true},
+	{name: "ext4 that was not unmounted", command: `mke2fs -q -t ext4 -d "$1" "$2" 16M && debugfs -w -R "feature needs_recovery" "$2"`, noLinks: true},
 	{name: "ext2", command: `mke2fs -q -t ext2 -d "$1" "$2" 16M`, noLinks: true},
 }
 

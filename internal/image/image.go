@@ -41,7 +41,9 @@ type Limits struct {
 // may come more than once: the last time counts. Nothing else does, for two files of one name are no image that somebody wanted to
 // make, and the first may have links. The root of the image is none of its entries.
 //
-// The format is known by content. Hard links are kept. Errors name the image and the entry; what sink returns is wrapped.
+// The format is known by content. Hard links are kept. What an ext4 image has in lost+found is left out: mke2fs makes that directory.
+// A file system that is not mounted by the kernel is refused; one that is may still be damaged, and reading it is an error then.
+// Errors name the image and the entry; what sink returns is wrapped.
 func Read(ctx context.Context, image *os.File, limits Limits, sink func(Entry) error) error {
 	r := &reader{ctx: ctx, limits: limits, left: limits, sink: sink, kinds: make(map[string]uint32)}
 	if err := r.read(image); err != nil {

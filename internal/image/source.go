@@ -34,9 +34,9 @@ func ParseSource(text string) (Source, error) {
 	return source, nil
 }
 
-// Open opens the image for Read. What has a checksum is copied first, to a file in the directory dir that has no name and goes when
-// it is closed, and has the checksum when it is returned: nobody can change it between. It must not have more than limit bytes. A download
-// must have a checksum; a directory cannot.
+// Open opens the image for Read. What has a checksum is first copied, limit bytes at most, to a file in the directory dir that has
+// no name and goes when it is closed, and is checked there: nobody can change it between. A download must have a checksum; a
+// directory cannot. Nothing is tried twice.
 func (s Source) Open(ctx context.Context, limit int64, dir string) (*os.File, error) {
 	image, err := s.open(ctx, limit, dir)
 	if err != nil {

@@ -80,6 +80,30 @@ func TestWhatWasCheckedIsWhatIsRead(t *testing.T) {
 	}
 }
 
+// As in an early boot: from the server to /run, and mounted from there.
+func TestDownloadedFileSystemIsMountedFromTheCopy(t *testing.T) {
+	dir, run := example(t), t.TempDir()
+	if err := unix.Mount("tmpfs", run, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(run, 0) }()
+	for _, f := range formats {
+		content := readFile(t, f.make(t, dir))
+		if content == nil {
+			continue
+		}
+		image, err := Source{server(t, content) + "/image", sum(content)}.Open(t.Context(), enough.Bytes, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries := 0
+		if err := Read(t.Context(), image, enough, func(e Entry) error { entries++; return nil }); err != nil || entries != len(tree(t, dir)) {
+			t.Errorf("%s: %d entries, %v", f.name, entries, err)
+		}
+		image.Close()
+	}
+}
+
 func TestSourcesAreRefused(t *testing.T) {
 	content := bytes.Repeat([]byte("x"), 5000)
 	path, url, dir := written(t, content), server(t, content), t.TempDir()

@@ -399,6 +399,7 @@ func TestLimitsHold(t *testing.T) {
 		want  string
 	}{
 		{"a large file", tarOf(t, huge), bytesLimit},
+		{"large files together", tarOf(t, tar.Header{Name: "a", Size: 600 << 10}, tar.Header{Name: "b", Size: 600 << 10}), bytesLimit},
 		{"a large file, compressed", gzipped(t, tarOf(t, huge)), bytesLimit},
 		{"a size that overflows", sparseTar(t), "limit"},
 		{"many entries", tarOf(t, many...), entries},

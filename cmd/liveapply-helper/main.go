@@ -25,7 +25,7 @@ type verb struct {
 }
 
 // overlayVerbs are the verbs that work on any system, also on one that was not booted from OSTree.
-var overlayVerbs = []string{"overlay", "overlays"}
+var overlayVerbs = []string{"overlay", "overlays", "updates"}
 
 var verbs = []verb{
 	{"prepare", true, func(m *phase.Machine) phase.Phase { return m.Prepare }},
@@ -43,6 +43,7 @@ var verbs = []verb{
 	{"reset-record", false, func(m *phase.Machine) phase.Phase { return m.ResetRecord }},
 	{"etc-revert", false, func(m *phase.Machine) phase.Phase { return m.EtcRevert }},
 	{"overlay", true, func(m *phase.Machine) phase.Phase { return m.Overlay }},
+	{"updates", true, func(m *phase.Machine) phase.Phase { return m.Updates }},
 	{"overlays", false, func(m *phase.Machine) phase.Phase { return m.FollowOverlays }},
 	{"recover", false, func(m *phase.Machine) phase.Phase { return m.Recover }},
 	{"staged", false, func(m *phase.Machine) phase.Phase {
@@ -87,7 +88,7 @@ func run(ctx context.Context, v verb, request string) error {
 	onOverlays := slices.Contains(overlayVerbs, v.name)
 	open := phase.OpenAsRoot
 	if onOverlays {
-		open = phase.OpenAnywhereAsRoot
+		open = phase.OpenForUpdates // which is the running system, but for an initrd
 	}
 	machine, err := open()
 	if err != nil {

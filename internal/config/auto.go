@@ -142,7 +142,7 @@ func (d Dirs) LoadAuto() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	words, err := d.kernelCommandLine()
+	words, err := d.KernelCommandLine()
 	if err != nil {
 		return nil, err
 	}
@@ -158,9 +158,12 @@ func (d Dirs) LoadAuto() (*Config, error) {
 	return config, nil
 }
 
+// UpdatesOption names an updates image on the kernel command line.
+const UpdatesOption = "liveapply.updates="
+
 // IsOff tells whether the machine was booted with liveapply=off. Units know it by ConditionKernelCommandLine=.
 func (d Dirs) IsOff() (bool, error) {
-	words, err := d.kernelCommandLine()
+	words, err := d.KernelCommandLine()
 	if err != nil {
 		return false, err
 	}
@@ -172,7 +175,8 @@ func (d Dirs) IsOff() (bool, error) {
 	return false, nil
 }
 
-func (d Dirs) kernelCommandLine() ([]string, error) {
+// KernelCommandLine returns the words of the kernel command line.
+func (d Dirs) KernelCommandLine() ([]string, error) {
 	content, err := os.ReadFile(filepath.Join(d.Root, "proc/cmdline"))
 	if err != nil {
 		return nil, fmt.Errorf("reading the kernel command line: %w", err)

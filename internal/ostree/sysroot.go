@@ -15,7 +15,10 @@ import (
 var ErrNotBooted = errors.New("not booted from an OSTree deployment")
 
 // Sysroot reads the deployments of a system, afresh at each call.
-type Sysroot struct{ root string }
+type Sysroot struct {
+	root string
+	run  string // the root directory that has run/
+}
 
 // The files that libostree keeps for a sysroot, relative to its root (ostree-sysroot-private.h, otcore.h).
 const (
@@ -36,8 +39,11 @@ func OpenSysroot(root string) (*Sysroot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: look for ostree/repo: %w", root, err)
 	}
-	return &Sysroot{root: root}, nil
+	return &Sysroot{root: root, run: root}, nil
 }
+
+// InInitrd returns the sysroot of the system that an initrd has mounted and is about to start: /run is the initrd's until then.
+func (s *Sysroot) InInitrd() *Sysroot { return &Sysroot{root: s.root, run: "/"} }
 
 // RepoPath returns where the sysroot's repo is.
 func (s *Sysroot) RepoPath() string { return filepath.Join(s.root, "ostree/repo") }
@@ -157,7 +163,7 @@ func (s *Sysroot) identity(path string) (identity, error) {
 // something over the directory (composefs, a transient root), in a GVariant a{sv}; otherwise it is that of
 // the root directory.
 func (s *Sysroot) rootIdentity() (identity, error) {
-	data, err := readFileAt(unix.AT_FDCWD, filepath.Join(s.root, bootedPath), maxConfig)
+	data, err := readFileAt(unix.AT_FDCWD, filepath.Join(s.run, bootedPath), maxConfig)
 	if errors.Is(err, fs.ErrNotExist) {
 		return identity{}, fmt.Errorf("%w: there is no /%s", ErrNotBooted, bootedPath)
 	}

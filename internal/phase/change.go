@@ -201,6 +201,11 @@ func (m *Machine) tryOverlays(ctx context.Context, stores *overlayStores, draft 
 	if err != nil {
 		return err
 	}
+	return m.tryStack(ctx, all)
+}
+
+// tryStack has a program run on what overlays would make of /usr.
+func (m *Machine) tryStack(ctx context.Context, all []overlay.Placed) error {
 	live, err := m.Live()
 	if err != nil {
 		return err
@@ -210,7 +215,11 @@ func (m *Machine) tryOverlays(ctx context.Context, stores *overlayStores, draft 
 		return err
 	}
 	status("trying to run a program with the new overlays")
-	return m.Usr.Try(ctx, stack, underlay.Program{Name: "/usr/bin/true"})
+	program := underlay.Program{Name: "/usr/bin/true"}
+	if m.inInitrd() {
+		program.Root = m.Root
+	}
+	return m.Usr.Try(ctx, stack, program)
 }
 
 // FollowOverlays makes the system what the stores of overlays say: at boot, and when a change of overlays was killed. It ends the transaction

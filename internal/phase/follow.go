@@ -101,6 +101,9 @@ func (m *Machine) follow(ctx context.Context, t *state.Transaction, all []overla
 	}
 	units := scopedUnits(differing(before, now))
 	reload.Units = reload.Units || len(units) > 0 // the generator writes their drop-ins
+	if m.inInitrd() {
+		return m.noteFollowed(now) // nobody has read anything of it
+	}
 	if err := services.Reload(ctx, reload, t.Step); err != nil {
 		return err
 	}
@@ -166,7 +169,7 @@ func (m *Machine) putFiles(ctx context.Context, shared overlay.Stack) (kept []st
 		return nil, err
 	}
 	defer storage.Close()
-	if len(trees) > 0 && m.IsOSTree() {
+	if len(trees) > 0 && m.IsOSTree() && !m.inInitrd() {
 		// Libostree merges /etc at shutdown: as an administrator has it, not as an overlay does.
 		if err := services.StartEtcRevert(ctx); err != nil {
 			return nil, err

@@ -145,12 +145,15 @@ type storage struct {
 	machine *Machine
 }
 
+// physicalRoot is where that is for this process: in an initrd, the system is not at its place yet.
+func (m *Machine) physicalRoot() string { return filepath.Join(m.Root, physicalRoot) }
+
 // physicalRoot is where an OSTree machine mounts the filesystem that holds the repo and the deployments.
 const physicalRoot = "/sysroot"
 
 // openStorage gives access to /sysroot. It does not open the repo: the ways back do without it as long as they can.
 func (m *Machine) openStorage() (*storage, error) {
-	view, err := underlay.OpenWritable(physicalRoot)
+	view, err := underlay.OpenWritable(m.physicalRoot())
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +162,7 @@ func (m *Machine) openStorage() (*storage, error) {
 
 // viewStorage is openStorage for what only looks.
 func (m *Machine) viewStorage() (*storage, error) {
-	view, err := os.Open(physicalRoot)
+	view, err := os.Open(m.physicalRoot())
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,10 @@ func (m *Machine) stores(sysroot string) (system, global, runtime overlay.Store)
 // OverlayStores are where overlays are, to be read.
 func (m *Machine) OverlayStores() []overlay.Store {
 	system, global, runtime := m.stores(physicalRoot)
-	if !m.IsOSTree() {
+	switch {
+	case m.inInitrd():
+		return []overlay.Store{runtime} // the others come when their filesystems are mounted
+	case !m.IsOSTree():
 		return []overlay.Store{system, runtime}
 	}
 	return []overlay.Store{system, global, runtime}
@@ -62,7 +65,7 @@ func (m *Machine) OverlayBase() (base func(path string) (overlay.Base, error), c
 	if err != nil {
 		return nil, nil, err
 	}
-	repo, err := ostree.OpenRepo(filepath.Join(physicalRoot, "ostree/repo"))
+	repo, err := ostree.OpenRepo(filepath.Join(m.physicalRoot(), "ostree/repo"))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,6 +30,7 @@ type Program struct {
 	Name string   // its path, or what messages call File
 	File *os.File // of another tree, but to run with the loader and the libraries of this one; nil for Name
 	Args []string
+	Root string // the root directory of the system that Path is in; "" is "/"
 }
 
 // Try does what Switch would do, but in a mount namespace of its own, and runs programs in it, without privileges and
@@ -113,6 +114,7 @@ func (p Program) run(ctx context.Context) error {
 	cmd.Dir, cmd.Env = "/", []string{}
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Chroot:     p.Root,
 		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
 		Setsid:     true, // no terminal, and one process group to kill
 		Pdeathsig:  unix.SIGKILL,

@@ -1,0 +1,165 @@
+package phase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/image"
+	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/state"
+)
+
+// initrdRoot is where an initrd mounts the system that it starts, and initrdFlag tells that this is an initrd (systemd's rule).
+const (
+	initrdRoot = "/sysroot"
+	initrdFlag = "/etc/initrd-release"
+)
+
+// OpenForUpdates looks at the system that updates images are for: the running one, or in the initrd the one that is about to be started.
+func OpenForUpdates() (*Machine, error) {
+	if _, err := os.Lstat(initrdFlag); errors.Is(err, os.ErrNotExist) {
+		return OpenAnywhereAsRoot()
+	}
+	m := newMachine(initrdRoot)
+	m.Config.Root = "/" // its own kernel command line
+	if err := m.lookForOSTree(); err != nil {
+		return nil, err
+	}
+	return m, m.State.Make()
+}
+
+// lookForOSTree finds out in an initrd whether the system that is about to be started is a deployment.
+func (m *Machine) lookForOSTree() error {
+	sysroot, err := ostree.OpenSysroot(m.Root)
+	if err == nil {
+		sysroot = sysroot.InInitrd()
+		m.Booted, err = sysroot.Booted()
+	}
+	if errors.Is(err, ostree.ErrNotBooted) {
+		return nil
+	}
+	m.Sysroot = sysroot
+	return err
+}
+
+// inInitrd tells whether the system has yet to be started: no service of it runs, and not all of its filesystems need be mounted.
+func (m *Machine) inInitrd() bool { return m.Root != "/" }
+
+// mediumDir is where dracut has mounted the medium of a live system, in the initrd and afterwards.
+const mediumDir = "/run/initramfs/live"
+
+// Updates takes the images that the kernel command line names, and shows them above all that is there. One that cannot be had is left out: the
+// machine starts without it, and this fails.
+func (m *Machine) Updates(ctx context.Context, which string) error {
+	words, err := m.Config.KernelCommandLine()
+	if err != nil {
+		return err
+	}
+	t, err := m.claim(ctx, state.OverlayRequest(""))
+	if err != nil {
+		return err
+	}
+	var failed []error
+	number := 0
+	for _, word := range words {
+		text, found := strings.CutPrefix(word, config.UpdatesOption)
+		if !found {
+			continue
+		}
+		number++
+		if isURL(text) != (which == UpdatesByURL) {
+			continue
+		}
+		if err := m.importUpdates(ctx, text, number); err != nil {
+			failed = append(failed, fmt.Errorf("%s%s: %w", config.UpdatesOption, text, err))
+		}
+	}
+	t.Begin("overlay")
+	all, err := m.Overlays()
+	if err == nil {
+		err = m.follow(ctx, t, all)
+	}
+	return errors.Join(errors.Join(failed...), err, m.release())
+}
+
+// The images that Updates can be asked for, since those by URL have to wait for the network.
+const (
+	UpdatesByPath = "path"
+	UpdatesByURL  = "url"
+)
+
+func isURL(location string) bool { return strings.Contains(location, "://") }
+
+// updatesPriority puts updates images above what an administrator has made, later ones above the earlier.
+const updatesPriority = 10000
+
+// importUpdates takes one image, unless the initrd has taken it.
+func (m *Machine) importUpdates(ctx context.Context, text string, number int) error {
+	source, err := image.ParseSource(text)
+	if err != nil {
+		return err
+	}
+	_, _, runtime := m.stores(physicalRoot)
+	index, err := runtime.Index()
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("updates-%d", number)
+	if index.Find(name) != nil {
+		return nil
+	}
+	if !isURL(source.Location) {
+		if source.Location, err = m.findImage(source.Location); err != nil {
+			return err
+		}
+	}
+	configuration, err := m.Config.Load("")
+	if err != nil {
+		return err
+	}
+	base, closeBase, err := m.OverlayBase()
+	if err != nil {
+		return err
+	}
+	defer closeBase()
+	draft, err := runtime.NewDraft(overlay.Under{Root: m.Root, Base: base}, configuration.Overlay)
+	if err != nil {
+		return err
+	}
+	defer draft.Close()
+	err = draft.Do(ctx, overlay.Operation{
+		Verb: overlay.Import, Name: name, From: source.Location, SHA256: source.SHA256, Runtime: true, Priority: updatesPriority + number,
+	})
+	if err == nil {
+		// Whoever writes the kernel command line may replace what the system cannot do without.
+		err = draft.Finish(ctx, true)
+	}
+	if err != nil {
+		return err
+	}
+	all, err := overlay.AllWith(m.OverlayStores(), draft)
+	if err != nil {
+		return err
+	}
+	if err := m.tryStack(ctx, all); err != nil {
+		return err
+	}
+	return draft.Commit()
+}
+
+// findImage looks for an image by its path: in this root (in the initrd, that is the initramfs), on the medium of a live system, and in the system
+// that is about to be started.
+func (m *Machine) findImage(path string) (string, error) {
+	for _, root := range []string{"/", mediumDir, m.Root} {
+		if _, err := os.Lstat(filepath.Join(root, path)); err == nil {
+			return filepath.Join(root, path), nil
+		}
+	}
+	return "", fmt.Errorf("there is no %s, neither here nor on the medium (%s): %w", path, mediumDir, os.ErrNotExist)
+}

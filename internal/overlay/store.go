@@ -114,6 +114,18 @@ type Placed struct {
 // Tree is where the overlay has its content.
 func (p Placed) Tree() string { return p.Store.Tree(p.Overlay) }
 
+// Dirs are the directories of the overlay that a mount of it uses.
+func (p Placed) Dirs() []string {
+	var dirs []string
+	if p.Generation > 0 {
+		dirs = append(dirs, filepath.Dir(p.Tree()))
+	}
+	if p.Writable {
+		dirs = append(dirs, p.Store.Upper(p.Overlay), p.Store.Work(p.Overlay))
+	}
+	return dirs
+}
+
 // All lists the overlays of all stores, the topmost first.
 func All(stores []Store) ([]Placed, error) { return AllWith(stores, nil) }
 

@@ -37,7 +37,6 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 	}); err != nil {
 		return err
 	}
-	m.rememberTree(plan.Live)
 	if err := m.showLive(plan); err != nil {
 		return err
 	}
@@ -65,13 +64,7 @@ func (m *Machine) switchBack(commit ostree.Checksum, layers []string) error {
 		warn("%v; going back without overlays", err)
 		_, err = m.show(commit, layers, nil)
 	}
-	if err != nil {
-		return err
-	}
-	if commit != m.Booted.Commit {
-		m.rememberTree(commit)
-	}
-	return nil
+	return err
 }
 
 // rememberTree notes what /usr shows now. Only needs-restart knows less without that.

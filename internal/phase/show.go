@@ -71,7 +71,11 @@ func (m *Machine) show(commit ostree.Checksum, layers []string, overlays overlay
 	if err := m.setUnlocked(); err != nil {
 		return underlay.Switched{}, err
 	}
-	return m.Usr.Switch(stack)
+	switched, err := m.Usr.Switch(stack)
+	if err == nil && commit != m.Booted.Commit {
+		m.rememberTree(commit)
+	}
+	return switched, err
 }
 
 // noteStack writes down which generations a mount with a digest shows, before there is such a mount: as long as there is one, they stay.
@@ -81,7 +85,7 @@ func (m *Machine) noteStack(digest string, overlays overlay.Stack) error {
 	}
 	var dirs []string
 	for _, o := range overlays {
-		dirs = append(dirs, filepath.Dir(o.Tree()))
+		dirs = append(dirs, o.Dirs()...)
 	}
 	content, err := json.Marshal(dirs)
 	if err == nil {

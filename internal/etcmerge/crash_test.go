@@ -19,6 +19,12 @@ var changingCalls = []string{"linkat", "mkdirat", "renameat", "renameat2", "unli
 // failingCalls are those that may fail.
 var failingCalls = append([]string{"openat", "openat2", "flock", "statx", "getdents64", "fcntl"}, changingCalls...)
 
+// What strace(1) does to a call.
+var (
+	kills    = []string{"signal=SIGKILL"}
+	failures = []string{"error=ENOSPC", "error=EIO", "error=EROFS", "error=ENOMEM", "error=EMFILE"}
+)
+
 func (l *lab) writePlan(plan *Plan) {
 	l.t.Helper()
 	data, err := json.Marshal(plan)
@@ -99,12 +105,14 @@ func newCrashLab(t *testing.T) *crashLab {
 	return c
 }
 
-// the way to where an operation is disturbed, and what may follow it
-var crashes = []struct {
+// crash is the way to where an operation is disturbed, and what may follow it
+type crash struct {
 	op     string
 	before func(*crashLab)
 	ends   []func(*crashLab) // each leads back to the start
-}{
+}
+
+var crashes = []crash{
 	{"apply", func(c *crashLab) { c.writePlan(c.plan2) }, []func(*crashLab){
 		func(c *crashLab) { c.run("reset") },
 		func(c *crashLab) { c.run("rollback"); c.wantStart("rollback"); c.run("reset") },
@@ -160,8 +168,7 @@ func (c *crashLab) wantV3() {
 
 // disturbAll disturbs calls, each in one of the ways, and follows it by one of the ends: all calls with all ends if the environment asks for that,
 // otherwise a sample that has the first of each kind.
-func disturbAll(t *testing.T, kinds, hows []string) {
-	c := newCrashLab(t)
+func disturbAll(t *testing.T, c *crashLab, crashes []crash, kinds, hows []string) {
 	all := os.Getenv("LIVEAPPLY_TEST_EXHAUSTIVE") != ""
 	seen := map[string]bool{}
 	total, done := 0, 0
@@ -203,9 +210,75 @@ func disturbAll(t *testing.T, kinds, hows []string) {
 }
 
 func TestKillAtAnyCallLosesNothing(t *testing.T) {
-	disturbAll(t, changingCalls, []string{"signal=SIGKILL"})
+	disturbAll(t, newCrashLab(t), crashes, changingCalls, kills)
 }
 
 func TestFailureOfAnyCallLosesNothing(t *testing.T) {
-	disturbAll(t, failingCalls, []string{"error=ENOSPC", "error=EIO", "error=EROFS", "error=ENOMEM", "error=EMFILE"})
+	disturbAll(t, newCrashLab(t), crashes, failingCalls, failures)
+}
+
+func TestKillAtAnyCallOfPutLosesNothing(t *testing.T) {
+	disturbAll(t, newPutCrashLab(t), putCrashes(), changingCalls, kills)
+}
+
+func TestFailureOfAnyCallOfPutLosesNothing(t *testing.T) {
+	disturbAll(t, newPutCrashLab(t), putCrashes(), failingCalls, failures)
+}
+
+// newPutCrashLab has trees that do to /etc all that can be done: v2 is with the first, v3 with the second.
+func newPutCrashLab(t *testing.T) *crashLab {
+	t.Helper()
+	l := newPutTest(t, `echo a > f; echo a > g; echo a > same; mkdir -p d/s masked/s op/s; echo a > d/f; echo a > d/s/f; echo a > masked/f; ln -s f masked/s/l
+		chmod 2750 masked/s; chown 5:6 masked/s; setfattr -n user.x -v 1 masked f; echo a > op/f; echo a > op/s/f; echo a > todir; ln -s x l; echo t > there`)
+	one := l.tree("one", `echo t > f; echo t > same; echo t > there; echo t > n; mkdir -p d new/a/b todir op; echo t > d/f; mask d/s masked g; echo t > new/a/b/c
+		ln -s t l; echo t > todir/f; opaque op; echo t > op/n; chmod 700 new; setfattr -n user.n -v 1 new`)
+	l.tree("two", `echo u > f; echo t > same; mkdir -p d/s masked new/a; echo u > d/s/n; echo u > masked/f; echo u > new/a/c; chmod 711 new; setfattr -n user.n -v 2 new
+		echo u > todir; echo u > g; ln -s u l; mkdir op; mask op/f`)
+	l.tree("empty", "true")
+	c := &crashLab{lab: l, start: l.etc()}
+	l.put(one)
+	c.v2 = l.etc()
+	l.put(l.root + "/two")
+	c.v3 = l.etc()
+	l.reset()
+	wantSame(t, "/etc before the first crash", c.start, l.etc())
+	return c
+}
+
+// writeTrees says what the next Put in another process puts.
+func (l *lab) writeTrees(names ...string) {
+	l.t.Helper()
+	var paths []string
+	for _, name := range names {
+		paths = append(paths, filepath.Join(l.root, name))
+	}
+	if err := os.WriteFile(filepath.Join(l.root, "trees"), []byte(strings.Join(paths, "\n")), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *lab) runPut(names ...string) {
+	l.t.Helper()
+	l.writeTrees(names...)
+	l.run("put")
+}
+
+func putCrashes() []crash {
+	ends := []func(*crashLab){
+		func(c *crashLab) { c.run("reset") },
+		func(c *crashLab) { c.runPut("one"); c.wantV2(); c.run("reset") },
+		func(c *crashLab) { c.runPut("two"); c.wantV3(); c.runPut() },
+		func(c *crashLab) {
+			c.runPut("empty")
+			c.wantStart("a Put of nothing")
+			c.runPut("two")
+			c.wantV3()
+			c.runPut()
+		},
+	}
+	var crashes []crash
+	for _, way := range [][2][]string{{nil, {"one"}}, {{"one"}, {"two"}}, {{"two"}, {"one"}}, {{"one"}, {"empty"}}, {{"two"}, nil}} {
+		crashes = append(crashes, crash{"put", func(c *crashLab) { c.runPut(way[0]...); c.writeTrees(way[1]...) }, ends})
+	}
+	return crashes
 }

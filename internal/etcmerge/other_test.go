@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ import (
 const (
 	otherOp   = "ETCMERGE_TEST_OP"
 	otherEtc  = "ETCMERGE_TEST_ETC"
-	otherRoot = "ETCMERGE_TEST_ROOT" // has sys/, and plan.json
+	otherRoot = "ETCMERGE_TEST_ROOT" // has sys/, and plan.json or trees
 )
 
 func TestMain(m *testing.M) {
@@ -55,6 +56,13 @@ func runOther(op string) error {
 			return err
 		}
 		_, err = Apply(ctx, repo, plan, dirs, nil)
+		return err
+	case "put":
+		data, err := os.ReadFile(filepath.Join(root, "trees"))
+		if err != nil {
+			return err
+		}
+		_, err = Put(ctx, dirs, strings.Fields(string(data)))
 		return err
 	case "commit":
 		return Commit(dirs)

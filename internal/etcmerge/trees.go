@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -82,7 +83,8 @@ func (l *layered) read(ctx context.Context, path string) error {
 			}
 		}
 	}
-	for name, entry := range l.below {
+	for _, name := range slices.Sorted(maps.Keys(l.below)) {
+		entry := l.below[name]
 		if entry.Type != Directory {
 			continue
 		}

@@ -224,7 +224,11 @@ func scan(t tester, root string) map[string]thing {
 		if err != nil {
 			return err
 		}
-		things[rel], err = scanOne(path)
+		x, err := scanOne(path)
+		if os.IsNotExist(err) { // overlayfs lists a whiteout in a directory that only one layer has
+			return nil
+		}
+		things[rel] = x
 		return err
 	})
 	if err != nil {

@@ -191,7 +191,7 @@ func (p *putting) visit(path string, want *layered, hide, known bool) error {
 		}
 		return p.inDirectory(path, want, hide, known)
 	case want == nil || want.isMask():
-		return p.hide(at, want != nil)
+		return p.hide(at, want != nil, known && want == nil)
 	case want.Type == Directory:
 		return p.directory(at, want, hide, known)
 	}
@@ -211,15 +211,15 @@ func (p *putting) isTheirs(at location, want *layered, known bool) bool {
 	switch {
 	case at.record != nil:
 		return !at.record.isPut(at.now.State)
-	case want == nil:
-		return known && at.now.Type != Absent
+	case want == nil: // a directory that the trees had, too, was there before
+		return known && at.now.Type != Absent && !p.journal.Committed.isOpaque(at.path)
 	}
 	// What was put in a directory that nobody made for it: then the directory was there, and was removed.
 	return want.Type == Directory && at.now.Type != Directory && len(p.journal.Committed.below(at.path)) > 0
 }
 
 // hide lets a path disappear, with all that is below it.
-func (p *putting) hide(at location, isMask bool) error {
+func (p *putting) hide(at location, isMask, known bool) error {
 	switch {
 	case at.own.Type == Other:
 		p.keep(at.path)
@@ -230,7 +230,7 @@ func (p *putting) hide(at location, isMask bool) error {
 	if err := p.put(at, State{}, nil); err != nil {
 		return err
 	}
-	return p.below(at.path, nil, at.own.Type == Directory, false)
+	return p.below(at.path, nil, at.own.Type == Directory, known)
 }
 
 func (p *putting) directory(at location, want *layered, hide, known bool) error {

@@ -5,6 +5,8 @@
 // it. What Apply did since the last Commit is the current transaction: Rollback takes back that, Reset everything. Each can be
 // killed at any instruction; whichever of them runs next begins where the killed one left the disk.
 //
+// Put, with a Store of its own, puts the files of overlays on top of what all that leads to.
+//
 // A path that the administrator changed is never written, neither on the way forth nor on the way back, and nothing is written through
 // a symbolic link or into something that is mounted below /etc.
 package etcmerge

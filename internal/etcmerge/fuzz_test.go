@@ -26,6 +26,7 @@ func sampleJournal() *journal {
 		Saved: "1", After: []State{{}, {Type: Directory}}, Put: "2",
 	}}
 	j.Committed.Dirs = []dirTime{{Path: "", MTime: -1, Stamps: []int64{5}}}
+	j.Committed.Opaque = []string{"a", "a/b"}
 	return j
 }
 
@@ -44,6 +45,7 @@ func FuzzJournal(f *testing.F) {
 func FuzzJournalContent(f *testing.F) {
 	f.Add([]byte(`{"next":1,"committed":{"records":[{"path":"a","saved":"1","after":[{"type":"file","mode":420}]}],"dirs":[{"path":"","mtime":1,"stamps":[2]}]}}`))
 	f.Add([]byte(`{"current":{"records":[{"path":"a","saved":"../1","after":null}]}}`))
+	f.Add([]byte(`{"committed":{"records":[{"path":"a/b","after":[{}]},{"path":"a-","after":null}],"opaque":["a","a-/../b"]}}`))
 	f.Add([]byte(`{"current":{"records":[{"path":"../a","after":null}]}}`))
 	f.Add([]byte(`{"current":{"records":[{"path":"b","after":null},{"path":"a","after":null}]}}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
@@ -62,6 +64,16 @@ func checkJournal(t *testing.T, data []byte) {
 		for i := range s.Records {
 			if r := &s.Records[i]; s.record(r.Path) != r || strings.HasPrefix(r.Path, "/") || slices.Contains(strings.Split(r.Path, "/"), "..") {
 				t.Errorf("record %q leads elsewhere, or cannot be found", r.Path)
+			}
+		}
+		for _, path := range s.Opaque {
+			if !s.isOpaque(path) || strings.HasPrefix(path, "/") || slices.Contains(strings.Split(path, "/"), "..") {
+				t.Errorf("directory %q leads elsewhere, or cannot be found", path)
+			}
+			for _, r := range s.below(path) {
+				if !under(r.Path, path) {
+					t.Errorf("%q is not below %q", r.Path, path)
+				}
 			}
 		}
 		for i := range s.Dirs {

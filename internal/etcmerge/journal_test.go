@@ -103,6 +103,8 @@ func TestJournalThatLeadsElsewhereIsRefused(t *testing.T) {
 		"order":          {Current: section{Records: []record{{Path: "b"}, {Path: "a"}}}},
 		"twice":          {Committed: section{Dirs: []dirTime{{Path: "a"}, {Path: "a"}}}},
 		"negative":       {Next: -1},
+		"opaque":         {Committed: section{Opaque: []string{"a/../b"}}},
+		"opaque order":   {Committed: section{Opaque: []string{"b", "a"}}},
 		"tree order":     {Current: section{Records: []record{{Path: "a-"}, {Path: "a/b"}}}},
 		"below the root": {Current: section{Records: []record{{Path: "a"}, {Path: ""}}}},
 	} {

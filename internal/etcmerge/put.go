@@ -18,7 +18,7 @@ import (
 // It may be called again and again, with the same trees or others: what the trees have as before is not touched, what they have no more is
 // taken back, as Reset does it. What a path goes back to is what it was before the first Put. Without trees it is Reset. The Store is Put's alone.
 //
-// A path that the administrator changed after it was put, theirs stays, whatever the trees have there later. So does what cannot be replaced: a directory where a file
+// Where the administrator changed a path after it was put, or made one in a directory that was put, theirs stays, whatever the trees have there later. So does what cannot be replaced: a directory where a file
 // is to come, a symbolic link where a directory is, a device, something immutable or mounted, a name that is not in UTF-8. All
 // that is in Kept, without what would be below. A directory that /etc has keeps its own mode, owner and xattrs.
 //
@@ -100,7 +100,7 @@ func (p *putting) run(wanted *layered) error {
 	if err := p.checkSaved(&p.journal.Committed); err != nil {
 		return err
 	}
-	if err := p.below("", wanted, false, false); err != nil {
+	if err := p.below("", wanted, inside{}); err != nil {
 		return err
 	}
 	if err := p.prepare(p.changes); err != nil {
@@ -118,8 +118,15 @@ func (p *putting) run(wanted *layered) error {
 	return p.settlePut()
 }
 
-// below visits what is in a directory: all that the trees have in it, and what the journal does; with hide, what /etc has, too.
-func (p *putting) below(path string, want *layered, hide, known bool) error {
+// inside is what holds for all that is in a directory.
+type inside struct {
+	hide  bool // what /etc has is hidden, by an opaque directory or a mask
+	known bool // it was hidden by the Put before, too: what is there without a record came later
+	put   bool // the directory is one that was put: so did all there
+}
+
+// below visits what is in a directory: all that the trees have in it, and what the journal does; if it is to be hidden, what /etc has, too.
+func (p *putting) below(path string, want *layered, in inside) error {
 	if err := p.ctx.Err(); err != nil {
 		return err
 	}
@@ -128,7 +135,7 @@ func (p *putting) below(path string, want *layered, hide, known bool) error {
 		maps.Copy(below, want.below)
 	}
 	names := p.recorded(path)
-	if hide {
+	if in.hide {
 		there, err := p.etc.names(path)
 		if err != nil && !notThere(err) && !isMountPoint(err) {
 			return err
@@ -141,7 +148,7 @@ func (p *putting) below(path string, want *layered, hide, known bool) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(below)) {
-		if err := p.visit(join(path, name), below[name], hide, known); err != nil {
+		if err := p.visit(join(path, name), below[name], in); err != nil {
 			return err
 		}
 	}
@@ -158,12 +165,11 @@ func (p *putting) recorded(path string) []string {
 	return slices.Compact(names)
 }
 
-// visit decides about a path and what is below it. want is what the trees have, nil if nothing; hide tells that what /etc has there
-// is hidden by an opaque directory, known that it was by an earlier Put: what is there now came later.
-func (p *putting) visit(path string, want *layered, hide, known bool) error {
+// visit decides about a path and what is below it. want is what the trees have, nil if nothing.
+func (p *putting) visit(path string, want *layered, in inside) error {
 	r := p.journal.Committed.record(path)
-	if r == nil && want == nil && !hide {
-		return p.below(path, nil, false, false)
+	if r == nil && want == nil && !in.hide {
+		return p.below(path, nil, inside{})
 	}
 	if !utf8.ValidString(path) { // the journal cannot have it
 		p.keep(path)
@@ -174,12 +180,12 @@ func (p *putting) visit(path string, want *layered, hide, known bool) error {
 		return err
 	}
 	at := location{path: path, now: now, record: r, own: now.State}
-	at.theirs = p.isTheirs(at, want, known)
+	at.theirs = p.isTheirs(at, want, in)
 	if r != nil && !at.theirs {
 		at.own = r.Before
 	}
 	switch {
-	case want == nil && !hide:
+	case want == nil && !in.hide:
 		return p.leave(at)
 	case now.mountPoint, now.immutable && now.Type == Directory:
 		p.keep(path)
@@ -189,11 +195,12 @@ func (p *putting) visit(path string, want *layered, hide, known bool) error {
 		if want == nil || want.Type != Directory || now.Type != Directory {
 			return nil
 		}
-		return p.inDirectory(path, want, hide, known)
+		in.put = in.put || r != nil && r.Before.Type != Directory
+		return p.inDirectory(path, want, in)
 	case want == nil || want.isMask():
-		return p.hide(at, want != nil, known && want == nil)
+		return p.hide(at, want, in)
 	case want.Type == Directory:
-		return p.directory(at, want, hide, known)
+		return p.directory(at, want, in)
 	}
 	return p.file(at, want)
 }
@@ -207,33 +214,36 @@ type location struct {
 	theirs bool    // changed by the administrator after it was put
 }
 
-func (p *putting) isTheirs(at location, want *layered, known bool) bool {
+func (p *putting) isTheirs(at location, want *layered, in inside) bool {
 	switch {
 	case at.record != nil:
 		return !at.record.isPut(at.now.State)
+	case in.put:
+		// Were it replaced or hidden, there would be no directory for it to come back to.
+		return at.now.Type != Absent
 	case want == nil: // a directory that the trees had, too, was there before
-		return known && at.now.Type != Absent && !p.journal.Committed.isOpaque(at.path)
+		return in.known && at.now.Type != Absent && !p.journal.Committed.isOpaque(at.path)
 	}
 	// What was put in a directory that nobody made for it: then the directory was there, and was removed.
 	return want.Type == Directory && at.now.Type != Directory && len(p.journal.Committed.below(at.path)) > 0
 }
 
 // hide lets a path disappear, with all that is below it.
-func (p *putting) hide(at location, isMask, known bool) error {
+func (p *putting) hide(at location, want *layered, in inside) error {
 	switch {
 	case at.own.Type == Other:
 		p.keep(at.path)
 		return nil
-	case at.own.Type == Absent && !isMask:
+	case at.own.Type == Absent && want == nil:
 		return p.leave(at)
 	}
 	if err := p.put(at, State{}, nil); err != nil {
 		return err
 	}
-	return p.below(at.path, nil, at.own.Type == Directory, known)
+	return p.below(at.path, nil, inside{hide: at.own.Type == Directory, known: in.known && want == nil})
 }
 
-func (p *putting) directory(at location, want *layered, hide, known bool) error {
+func (p *putting) directory(at location, want *layered, in inside) error {
 	switch at.own.Type {
 	case Symlink, Other:
 		p.keep(at.path)
@@ -246,17 +256,19 @@ func (p *putting) directory(at location, want *layered, hide, known bool) error 
 		if err := p.put(at, want.State, nil); err != nil {
 			return err
 		}
+		in.put = true
 	}
-	return p.inDirectory(at.path, want, hide, known)
+	return p.inDirectory(at.path, want, in)
 }
 
 // inDirectory visits what is in a directory that the trees have, too.
-func (p *putting) inDirectory(path string, want *layered, hide, known bool) error {
-	hide = hide || want.opaque
-	if hide {
+func (p *putting) inDirectory(path string, want *layered, in inside) error {
+	in.hide = in.hide || want.opaque
+	in.known = in.known || p.journal.Committed.isOpaque(path)
+	if in.hide {
 		p.opaque = append(p.opaque, path)
 	}
-	return p.below(path, want, hide, known || p.journal.Committed.isOpaque(path))
+	return p.below(path, want, in)
 }
 
 func (p *putting) file(at location, want *layered) error {
@@ -267,7 +279,7 @@ func (p *putting) file(at location, want *layered) error {
 	if err := p.put(at, want.State, &source{want.trees[0], at.path}); err != nil {
 		return err
 	}
-	return p.below(at.path, nil, false, false)
+	return p.below(at.path, nil, inside{})
 }
 
 // leave gives a path, and all below it, back to the administrator.
@@ -275,7 +287,7 @@ func (p *putting) leave(at location) error {
 	if err := p.release(at); err != nil {
 		return err
 	}
-	return p.below(at.path, nil, false, false)
+	return p.below(at.path, nil, inside{})
 }
 
 // put plans that a path becomes what a tree has. If it is that already, it is noted what it was, as if it had been put.

@@ -261,6 +261,10 @@ func TestPutAfterTheAdministratorsChanges(t *testing.T) {
 			kept: []string{"d/s", "d/s/l"}, want: []string{"d/s/l=l", "d/s/f=", "d/s/a="}, back: []string{"d/s/a=a", "d/s/l=l"}},
 		{name: "nothing, and a directory goes that was there", tree: "opaque d; mkdir d/s; echo 1 > d/s/f", etc: "mkdir -p d/s; echo a > d/s/a", admin: "true", second: "rm -r d/s",
 			want: []string{"d/s=", "d=dir"}, back: []string{"d/s/a=a", "d/s/f="}},
+		{name: "a file in a new directory that becomes opaque", admin: "echo l > new/l; echo l > new/s/l", second: "opaque new; mask new/s/l",
+			kept: []string{"new/l", "new/s/l"}, want: []string{"new/l=l", "new/s/f=1", "new/s/l=l"}, keptBack: []string{"new", "new/s"}, back: []string{"new/l=l", "new/s/l=l", "new/s/f="}},
+		{name: "a file in a new directory that the trees have, too, then", admin: "echo l > new/l", second: "echo 2 > new/l",
+			kept: []string{"new/l"}, want: []string{"new/l=l"}, keptBack: []string{"new"}, back: []string{"new/l=l", "new/s="}},
 		{name: "a masked directory made again", tree: "mask d", admin: "mkdir d; echo l > d/l", second: "true",
 			kept: []string{"d"}, want: []string{"d/l=l", "d/a="}, back: []string{"d/l=l", "d/a=a", "d/b=a"}},
 		{name: "what was there already", etc: "echo 1 > f", tree: "echo 1 > f", admin: "echo l > f", second: "true", kept: []string{"f"}, want: []string{"f=l"}, keptBack: []string{"f"}, back: []string{"f=l"}},
@@ -410,4 +414,49 @@ func TestMessagesOfPutNameItsDirectory(t *testing.T) {
 	if _, err = Put(t.Context(), l.dirs, []string{tree}); err == nil || !strings.Contains(err.Error(), "open /run: ") {
 		t.Errorf("Put: %v", err)
 	}
+}
+
+// A live commit's own changes of /etc are made below what overlays put there: that is taken back before, and put again after.
+func TestTransactionsBelowAnOverlay(t *testing.T) {
+	l := newTestLab(t, "echo a > f; echo a > g; echo a > edited; mkdir d; echo a > d/f; echo a > gone",
+		"echo b > f; echo b > g; echo b > edited; echo b > d/f; rm gone; echo b > new")
+	start := l.etc()
+	tree := l.tree("t", "echo t > f; mkdir d; echo t > d/f; echo t > new; mask g; echo t > edited; echo t > gone")
+	put := func(trees ...string) *Result {
+		t.Helper()
+		dirs := l.dirs
+		dirs.Store += "-overlays"
+		result, err := Put(t.Context(), dirs, trees)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+	withTree := map[string]string{"f": "t", "g": "", "d/f": "t", "new": "t", "edited": "t", "gone": "t"}
+	put(tree)
+	l.wantWhat(withTree)
+	put()
+	wantSame(t, "/etc without the overlay", start, l.etc())
+
+	plan := l.plan("v1", "v2")
+	l.apply(plan)
+	v2 := l.etc()
+	put(tree)
+	l.wantWhat(withTree)
+	put()
+	wantSame(t, "/etc with v2, without the overlay", v2, l.etc())
+	l.rollback()
+	wantSame(t, "/etc after rollback", start, l.etc())
+
+	l.apply(plan)
+	l.commitJournal()
+	put(tree)
+	l.local("echo l > edited; echo l > d/l; echo l > g")
+	wantPaths(t, "kept of the overlay", put().Kept, "edited", "g")
+	wantPaths(t, "kept of v2", l.reset().Kept, "edited", "g")
+	l.wantWhat(map[string]string{"f": "a", "d/f": "a", "new": "", "gone": "a", "edited": "l", "g": "l", "d/l": "l"})
+	put(tree)
+	l.wantWhat(map[string]string{"f": "t", "edited": "t", "g": "", "d/l": "l"})
+	put()
+	l.wantWhat(map[string]string{"f": "a", "edited": "l", "g": "l", "d/l": "l", "gone": "a", "new": ""})
 }

@@ -84,6 +84,19 @@ func speaksOf(trees []putTree, path string) bool {
 	return false
 }
 
+// has tells whether trees, topmost first, have something of their own at a path that is no directory.
+func has(trees []putTree, path string) bool {
+	for _, tree := range trees {
+		if tree[path] != "" {
+			return true
+		}
+		if speaksOf([]putTree{tree}, path) {
+			return false
+		}
+	}
+	return false
+}
+
 // putModel is what /etc has to be, by overlayfs: own is a second /etc to which nobody puts anything, except what the administrator does there.
 type putModel struct {
 	t      *rapid.T
@@ -91,12 +104,13 @@ type putModel struct {
 	own    string
 	trees  []putTree
 	theirs map[string]thing // what was changed after it was put, or hidden: what was put
+	later  map[string]bool  // those of them that came into an opaque directory, where no tree had anything
 	edits  int
 }
 
 // TestPutIsWhatOverlayfsShows puts and takes back at random, while the administrator changes this and that.
 func TestPutIsWhatOverlayfsShows(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	checkSome(t, func(t *rapid.T) {
 		root, err := os.MkdirTemp("", "etcmerge-put-")
 		if err != nil {
 			t.Fatal(err)
@@ -109,7 +123,7 @@ func TestPutIsWhatOverlayfsShows(t *testing.T) {
 func checkPutModel(t *rapid.T, root string) {
 	etc := putTree{}
 	drawPutTree(t, "", 2, true, etc)
-	m := &putModel{t: t, lab: newPutLab(t, root, "true"), own: filepath.Join(root, "own"), theirs: map[string]thing{}}
+	m := &putModel{t: t, lab: newPutLab(t, root, "true"), own: filepath.Join(root, "own"), theirs: map[string]thing{}, later: map[string]bool{}}
 	etc.write(t, m.lab.dirs.Etc)
 	etc.write(t, m.own)
 	sh(t, root, "find sys/etc -exec touch -h -d '2020-01-02 03:04:05.678' {} +")
@@ -182,7 +196,7 @@ func (m *putModel) spareTheirs(tree putTree) {
 func (m *putModel) release(trees []putTree) {
 	m.t.Helper()
 	for path := range m.theirs {
-		if !speaksOf(trees, path) {
+		if !speaksOf(trees, path) || m.later[path] && has(trees, path) {
 			delete(m.theirs, path)
 			m.copyToOwn(path)
 		}
@@ -207,7 +221,7 @@ func (m *putModel) shown(trees []string) map[string]thing {
 	return scan(m.t, view)
 }
 
-// edit changes a file, removes it, or adds one; nothing is added in what would not be a directory without the trees.
+// edit changes a file, removes it, or adds one; only where a directory is without the trees, too.
 func (m *putModel) edit() {
 	m.t.Helper()
 	var dirs []string
@@ -219,8 +233,7 @@ func (m *putModel) edit() {
 	slices.Sort(dirs)
 	path := join(rapid.SampledFrom(dirs).Draw(m.t, "where"), rapid.SampledFrom([]string{"f1", "f2", "f3"}).Draw(m.t, "what"))
 	parent, err := os.Lstat(filepath.Join(m.own, filepath.Dir(path)))
-	isOwn := err == nil && parent.IsDir()
-	if !isOwn && !speaksOf(m.trees, path) || slices.Contains(strings.Split(path, "/"), "x") {
+	if err != nil || !parent.IsDir() || slices.Contains(strings.Split(path, "/"), "x") {
 		return
 	}
 	m.edits++
@@ -241,6 +254,8 @@ func (m *putModel) edit() {
 	}
 	if _, ok := m.theirs[path]; !ok {
 		m.theirs[path] = was
+		_, err := os.Lstat(filepath.Join(m.own, path))
+		m.later[path] = err != nil && !has(m.trees, path)
 	}
 	if m.theirs[path].What == m.lab.etc()[path].What {
 		delete(m.theirs, path)

@@ -17,7 +17,7 @@ import (
 )
 
 // parts are what can be measured, in this order.
-var parts = []string{"usr", "trees", "machine", "generator"}
+var parts = []string{"usr", "lookup", "trees", "machine", "generator"}
 
 // How often each thing is measured, after one round that is not counted.
 const (
@@ -56,7 +56,7 @@ func parse(args []string) (options, error) {
 	flags := pflag.NewFlagSet("test/bench/run", pflag.ContinueOnError)
 	quick := flags.Bool("quick", false, fmt.Sprintf("%d rounds", quickRounds))
 	flags.IntVar(&o.rounds, "rounds", usualRounds, "how often each thing is measured")
-	flags.StringSliceVar(&o.only, "only", parts, "parts to measure: /usr, reading two trees, the whole inside a machine, the generator there")
+	flags.StringSliceVar(&o.only, "only", parts, "parts to measure: /usr, paths through layers, reading two trees, the whole inside a machine, the generator there")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -89,6 +89,8 @@ func (b *bench) part(name string) section {
 	switch name {
 	case "usr":
 		return b.usr(append(b.debian().updates(), b.generated().update()))
+	case "lookup":
+		return b.lookup()
 	case "trees":
 		return b.trees(b.generated())
 	case "generator":

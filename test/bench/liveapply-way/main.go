@@ -3,10 +3,12 @@
 //
 //	liveapply-way apply REPO OLD NEW BOOTED WORK   reads, diffs, builds the layer, switches WORK/usr to it; prints the seconds
 //	liveapply-way diff REPO OLD NEW                reads and diffs; prints the changes, as ostree diff does, and the seconds
+//	liveapply-way in BOOTED LAYERS WORK PROGRAM [ARGUMENT...]
+//	                                               runs a program while WORK/usr shows LAYERS, separated by colons, above BOOTED; or BOOTED alone
 //	liveapply-way list REPO OLD NEW                prints the entries of the layer for floor.c, in its format
 //
 // BOOTED is a checkout of OLD's /usr, WORK an empty directory on the repo's filesystem; both are absolute. OLD and NEW are full checksums.
-// Run apply in a mount namespace of its own.
+// Run apply and in in a mount namespace of its own.
 package main
 
 import (
@@ -41,12 +43,14 @@ func run(args []string) error {
 	switch {
 	case len(args) == 6 && args[0] == "apply":
 		return apply(ctx, args[1], args[2], args[3], args[4], args[5])
+	case len(args) > 4 && args[0] == "in":
+		return in(args[1], args[2], args[3], args[4:])
 	case len(args) == 4 && args[0] == "diff":
 		return printDiff(ctx, args[1], args[2], args[3], "", printChanges)
 	case len(args) == 4 && args[0] == "list":
 		return printDiff(ctx, args[1], args[2], args[3], "usr", printEntries)
 	}
-	return errors.New("usage: liveapply-way apply REPO OLD NEW BOOTED WORK | diff REPO OLD NEW | list REPO OLD NEW")
+	return errors.New("usage: liveapply-way apply REPO OLD NEW BOOTED WORK | in BOOTED LAYERS WORK PROGRAM [ARGUMENT...] | diff REPO OLD NEW | list REPO OLD NEW")
 }
 
 // apply is prepare's and mount's work on /usr, in their order.
@@ -82,6 +86,20 @@ func apply(ctx context.Context, repoPath, old, new, booted, work string) error {
 		compared.Sub(start).Seconds(), built.Sub(compared).Seconds(), end.Sub(built).Seconds())
 	fmt.Printf("links %d\ndirectories %d\nwhiteouts %d\ncopies %d\n", stats.Links, stats.Directories, stats.Whiteouts, stats.Copies)
 	return nil
+}
+
+// in becomes the program.
+func in(booted, layers, work string, argv []string) error {
+	usr := underlay.Usr{Path: filepath.Join(work, "usr"), Private: filepath.Join(work, "private")}
+	if err := showBooted(booted, usr.Path); err != nil {
+		return err
+	}
+	if layers != "" {
+		if _, err := usr.Switch(underlay.Stack{Source: underlay.Source{Live: underlay.Base}, Layers: strings.Split(layers, ":")}); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("exec %s: %w", argv[0], unix.Exec(argv[0], argv, os.Environ()))
 }
 
 // showBooted makes path what /usr is on a booted machine: a read-only mount.

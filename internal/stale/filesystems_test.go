@@ -157,3 +157,40 @@ func TestScriptsOfTreesOfSeveralFilesystems(t *testing.T) {
 	}
 	t.Errorf("the script of another tree was not found: %+v", found.Processes)
 }
+
+// A file that overlayfs copied up keeps the inode number that it had in the layer below, if that is on the same filesystem.
+func TestFilesThatAreWrittenInPlaceThroughAnOverlay(t *testing.T) {
+	l := newLab(t)
+	base := newTmpfs(t, l.usr)
+	l.usr = filepath.Join(base, "usr")
+	written, touched := l.put("bin/written", "/bin/sleep", ""), l.put("bin/touched", "/bin/sleep", "")
+	number := inode(t, written)
+	first := l.start(written, "1000")
+	l.start(touched, "1000")
+	stack := underlay.Stack{Source: underlay.Source{Live: underlay.Base}, Upper: filepath.Join(base, "upper"), Work: filepath.Join(base, "work")}
+	usr := underlay.Usr{Path: l.usr, Private: filepath.Join(t.TempDir(), "private")}
+	content, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, do := range []func() error{
+		func() error { return os.Mkdir(stack.Upper, 0o755) },
+		func() error { return os.Mkdir(stack.Work, 0o755) },
+		func() error { _, err := usr.Switch(stack); return err },
+		func() error { return os.WriteFile(written, append(content, 'x'), 0o755) },
+		func() error { return os.Chmod(touched, 0o700) },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := usr.Detach(); err != nil {
+			t.Error(err)
+		}
+	})
+	if got := inode(t, written); got != number {
+		t.Fatalf("the file that was written has inode %d, not %d: this tests nothing", got, number)
+	}
+	l.requireFound("written in place", map[int][]File{first: {{written, Replaced}}})
+}

@@ -168,7 +168,9 @@ func (m *Machine) putFiles(ctx context.Context, shared overlay.Stack) (kept []st
 	if err != nil {
 		return nil, err
 	}
-	defer storage.Close()
+	if storage != nil {
+		defer storage.Close()
+	}
 	if len(trees) > 0 && m.IsOSTree() && !m.inInitrd() {
 		// Libostree merges /etc at shutdown: as an administrator has it, not as an overlay does.
 		if err := services.StartEtcRevert(ctx); err != nil {
@@ -210,9 +212,8 @@ func (m *Machine) overlayRun() etcmerge.Dirs {
 // live commit does.
 func (m *Machine) overlayEtc() (*storage, etcmerge.Dirs, error) {
 	if !m.IsOSTree() {
-		return &storage{machine: m}, etcmerge.Dirs{
-			Etc: filepath.Join(m.Root, "etc"), Store: filepath.Join(m.Root, m.State.Lib, "overlays-etc"),
-		}, nil
+		store := filepath.Join(m.Root, m.State.Lib, "overlays-etc")
+		return nil, etcmerge.Dirs{Etc: filepath.Join(m.Root, "etc"), Store: store, Repair: repairOverlayEtc(store)}, nil
 	}
 	storage, err := m.openStorage()
 	if err != nil {
@@ -221,10 +222,16 @@ func (m *Machine) overlayEtc() (*storage, etcmerge.Dirs, error) {
 	return storage, storage.overlayEtcDirs(), nil
 }
 
+// repairOverlayEtc is the advice for a damaged journal: the originals of what overlays have put into /etc are in it.
+func repairOverlayEtc(store string) string {
+	return fmt.Sprintf("to keep in /etc what overlays have put there, remove %s; the files that they replaced are in its directory saved", store)
+}
+
 func (s *storage) overlayEtcDirs() etcmerge.Dirs {
 	dirs := s.etcDirs()
 	dirs.Store = filepath.Join(s.dir, overlaysName)
 	dirs.StoreName = filepath.Join(filepath.Dir(dirs.StoreName), overlaysName)
+	dirs.Repair = repairOverlayEtc(dirs.StoreName)
 	return dirs
 }
 
@@ -243,6 +250,11 @@ func (m *Machine) settleAside() error {
 func (s *storage) withoutOverlays(ctx context.Context, change func(aside bool) error) error {
 	m := s.machine
 	pending, err := etcmerge.Pending(s.overlayEtcDirs())
+	if errors.Is(err, etcmerge.ErrDamaged) {
+		// What comes from commits can be taken back all the same.
+		warn("%v", err)
+		return change(false)
+	}
 	if err != nil {
 		return err
 	}

@@ -128,7 +128,7 @@ func (m *Machine) showOverlays(shared overlay.Stack) error {
 	if err != nil {
 		return err
 	}
-	if isNothing(stack) && usr.Shown.Live == "" || !isNothing(stack) && usr.Shown.Live == stack.Source.Live && usr.Shown.Digest == stack.Source.Digest {
+	if isNothing(stack) && usr.Shown.Live == "" || !isNothing(stack) && !usr.Unfinished && usr.Shown.Live == stack.Source.Live && usr.Shown.Digest == stack.Source.Digest {
 		return nil
 	}
 	status("switching /usr")

@@ -103,8 +103,7 @@ func (u Usr) frozen() (mounts []int, err error) {
 func writableMounts(overlay *mountinfo.Info, known []int) (mounts []int, err error) {
 	err = eachNamespace(func(_ string, overlays []*mountinfo.Info) error {
 		for _, m := range overlays {
-			writable := !slices.Contains(strings.Split(m.Options, ","), "ro")
-			if sameFilesystem(m, overlay) && writable && !slices.Contains(known, m.ID) {
+			if sameFilesystem(m, overlay) && !isReadOnly(m) && !slices.Contains(known, m.ID) {
 				mounts = append(mounts, m.ID)
 			}
 		}

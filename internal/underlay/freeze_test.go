@@ -147,6 +147,25 @@ func TestTreeWithFilesOpenForWritingStays(t *testing.T) {
 	})
 }
 
+// A switch that is cut short before its tree can be written.
+func TestTreeThatCannotBeWrittenYetIsUnfinished(t *testing.T) {
+	m := newMachine(t, ownGroup)
+	m.show("one")
+	_, err := m.usr.Switch(m.writable("two"))
+	m.check(err)
+	if m.inspect().Unfinished {
+		t.Error("a writable tree is said to be unfinished")
+	}
+	m.check(setAttributes(m.usr.Path, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}))
+	if !m.inspect().Unfinished {
+		t.Error("nothing says that the tree is unfinished")
+	}
+	_, err = m.usr.Switch(m.writable("two"))
+	m.check(err)
+	m.canBeWritten("after the next switch")
+	m.detach()
+}
+
 func TestFilesInUseThatWereReplacedAreNotInTheWay(t *testing.T) {
 	m := newMachine(t, ownGroup)
 	_, err := m.usr.Switch(m.writable("one"))
@@ -226,11 +245,15 @@ func TestOldTreeCannotBeWrittenInAnyNamespace(t *testing.T) {
 
 		_, err = m.usr.Switch(m.writable("two"))
 		m.check(err)
-		if got := services["slave"].do(write); got != "" {
-			t.Errorf("the namespace that follows: %s", got)
+		for name, s := range services {
+			if got := s.do(write); !strings.Contains(got, "Read-only") {
+				t.Errorf("the %s namespace: %s", name, got)
+			}
 		}
-		if got := services["private"].do(write); !strings.Contains(got, "Read-only") {
-			t.Errorf("the namespace that does not follow: %s", got)
+		for name, version := range map[string]string{"slave": "two", "private": "one"} {
+			if got := services[name].do("grep -qx " + version + " " + m.usr.Path + "/version"); got != "" {
+				t.Errorf("the %s namespace does not show %s: %s", name, version, got)
+			}
 		}
 		if err := os.WriteFile(filepath.Join(aside, "new"), nil, 0o644); !errors.Is(err, unix.EROFS) {
 			t.Errorf("a bind mount of the old tree: %v", err)

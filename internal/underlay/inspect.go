@@ -26,6 +26,9 @@ type State struct {
 	// A tree can only be switched to if it has each of them, as the same kind of file.
 	Submounts []string
 
+	// Unfinished: what is visible should be writable, and is not: a switch was cut short. The next one finishes it.
+	Unfinished bool
+
 	// Unlocked: an overlay that is not ours covers the booted /usr, as `ostree admin unlock` makes it.
 	Unlocked bool
 }
@@ -267,15 +270,18 @@ var mountAttributes = map[string]int{
 	"nosymfollow": unix.MOUNT_ATTR_NOSYMFOLLOW,
 }
 
-// attributes returns those that a stack is to be mounted with, as fsmount(2) takes them: those of the visible mount. Only whether it is
-// read-only is not for one of our writable overlays to say.
+// isReadOnly is about the mount, not about the filesystem.
+func isReadOnly(m *mountinfo.Info) bool { return attributesOf(m)&unix.MOUNT_ATTR_RDONLY != 0 }
+
+// attributes returns those that a stack is to be attached with, as fsmount(2) takes them: those of the visible mount. Only whether it is
+// read-only is not for one of our writable overlays to say. Also one that can be written comes read-only: see replace.
 func (t table) attributes(stack Stack) int {
 	attributes := attributesOf(t.visible)
 	if isOurs(t.visible) && isWritable(t.visible) {
-		attributes |= attributesOf(t.base) & unix.MOUNT_ATTR_RDONLY
+		attributes = attributes&^unix.MOUNT_ATTR_RDONLY | attributesOf(t.base)&unix.MOUNT_ATTR_RDONLY
 	}
 	if stack.writable() {
-		attributes &^= unix.MOUNT_ATTR_RDONLY
+		attributes |= unix.MOUNT_ATTR_RDONLY
 	}
 	return attributes
 }
@@ -302,7 +308,7 @@ func (t table) state() State {
 		s.Source = t.visible.Source
 	}
 	if shown, ok := shownBy(t.visible); ok && len(t.stack) > 0 {
-		s.Shown = shown
+		s.Shown, s.Unfinished = shown, isWritable(t.visible) && isReadOnly(t.visible)
 		if shown.Live != Base {
 			s.Live = shown.Live
 		}

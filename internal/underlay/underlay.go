@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Usr is where the overlay is mounted. Both are absolute paths without symbolic links.
@@ -43,7 +45,8 @@ type Switched struct {
 }
 
 // Switch shows a new tree at Path: a stack of layers above the booted tree. It appears with all mounts below Path in it and the
-// attributes (ro, nosuid, …) of the one before, in one step; but one with an upper directory can be written. Who has files or directories of the old one open keeps them, though not the way from there to what was
+// attributes (ro, nosuid, …) of the one before, in one step. One with an upper directory can be written by who is in this mount namespace, or in one that is made of it later; if the one before
+// can, then nobody can write until the step is done. Who has files or directories of the old one open keeps them, though not the way from there to what was
 // mounted in it. After an error the old tree is still shown.
 //
 // It refuses when something that is not ours covers the booted /usr, when a mount point below Path does not exist in the new
@@ -87,7 +90,8 @@ func (u Usr) switchTo(stack Stack) (Switched, error) {
 	return done, u.thaw()
 }
 
-// replace shows a stack in the place of what is visible.
+// replace shows a stack in the place of what is visible. One that can be written is read-only until it is there, and so are the copies of it that
+// other namespaces get: services that may not write to /usr (ProtectSystem=) must not be able to all of a sudden.
 func (u Usr) replace(now table, stack Stack) (Switched, error) {
 	stack, err := stack.withOwnWork()
 	if err != nil {
@@ -105,6 +109,11 @@ func (u Usr) replace(now table, stack Stack) (Switched, error) {
 	stacked, err := u.attach(next, now)
 	if err != nil {
 		return Switched{}, err
+	}
+	if stack.writable() {
+		if err := setAttributes(u.Path, unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return Switched{}, err
+		}
 	}
 	stack.dropOtherWork()
 	return Switched{Stacked: stacked, Carried: submounts}, nil

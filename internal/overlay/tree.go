@@ -312,7 +312,11 @@ func (t *tree) mask(path string) error {
 	if err := removeAt(dir, filepath.Base(path)); err != nil {
 		return err
 	}
-	return unix.Mknodat(int(dir.Fd()), filepath.Base(path), unix.S_IFCHR, 0)
+	return maskAt(dir, filepath.Base(path))
+}
+
+func maskAt(dir *os.File, name string) error {
+	return unix.Mknodat(int(dir.Fd()), name, unix.S_IFCHR, 0)
 }
 
 // keepTimes gives the directories that the system has, too, its modification times: that of /usr tells systemd whether /etc and /var have to follow an
@@ -351,26 +355,54 @@ func (t *tree) unset(path string) (bool, error) {
 	if err != nil || there == nil {
 		return false, err
 	}
-	for first := true; path != "."; first = false {
+	dir, err := t.openDir(filepath.Dir(path))
+	if err != nil {
+		return false, err
+	}
+	err = removeAt(dir, filepath.Base(path))
+	dir.Close()
+	if err != nil {
+		return false, err
+	}
+	return true, t.prune(filepath.Dir(path))
+}
+
+// prune removes a directory if nothing is in it, and those above it in which nothing is then. One that was a mask before something was put below it is
+// a mask again.
+func (t *tree) prune(path string) error {
+	for ; path != "."; path = filepath.Dir(path) {
 		dir, err := t.openDir(filepath.Dir(path))
 		if err != nil {
-			return false, err
+			return err
 		}
-		if first {
-			err = removeAt(dir, filepath.Base(path))
-		} else {
-			err = unix.Unlinkat(int(dir.Fd()), filepath.Base(path), unix.AT_REMOVEDIR)
-		}
+		more, err := pruneAt(dir, filepath.Base(path))
 		dir.Close()
-		if !first && (errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST)) {
-			break
+		if err != nil || !more {
+			return err
 		}
-		if err != nil {
-			return false, err
-		}
-		path = filepath.Dir(path)
 	}
-	return true, nil
+	return nil
+}
+
+// pruneAt does that for one directory. It tells whether there is one name less in dir.
+func pruneAt(dir *os.File, name string) (bool, error) {
+	sub, err := openDirAt(dir, name)
+	if err != nil {
+		return false, err
+	}
+	defer sub.Close()
+	opaque, err := isOpaque(sub)
+	if err != nil {
+		return false, err
+	}
+	err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	if err == nil && opaque {
+		err = maskAt(dir, name)
+	}
+	return err == nil && !opaque, err
 }
 
 // vacate opens the directory of a file that is about to be put, and removes what the tree has in its place. A file that other generations have is never

@@ -102,31 +102,31 @@ func (s *overlayStores) list() []overlay.Store {
 
 // of finds the store that all operations of a request are about: the change of one index is one step, that of two is not.
 func (s *overlayStores) of(request *overlay.Request) (overlay.Store, error) {
-	var chosen overlay.Store
-	for i, op := range request.Operations {
-		store, err := s.ofOperation(op)
-		if err != nil {
-			return overlay.Store{}, err
-		}
-		if i > 0 && store != chosen {
-			return overlay.Store{}, fmt.Errorf("%s and %s are not kept in the same place (persistent or until the reboot, for this system or for all), and cannot be changed in one step: name them one after the other",
-				request.Operations[0].Name, op.Name)
-		}
-		chosen = store
-	}
-	return chosen, nil
-}
-
-func (s *overlayStores) ofOperation(op overlay.Operation) (overlay.Store, error) {
 	all, err := overlay.All(s.list())
 	if err != nil {
 		return overlay.Store{}, err
 	}
+	stores := map[string]overlay.Store{} // by the names of overlays, also of those that the request makes
 	for _, o := range all {
-		if o.Name == op.Name {
-			return o.Store, nil
+		stores[o.Name] = o.Store
+	}
+	first := request.Operations[0]
+	for _, op := range request.Operations {
+		if _, known := stores[op.Name]; !known {
+			if stores[op.Name], err = s.ofNew(op); err != nil {
+				return overlay.Store{}, err
+			}
+		}
+		if stores[op.Name] != stores[first.Name] {
+			return overlay.Store{}, fmt.Errorf("%s and %s are not kept in the same place (persistent or until the reboot, for this system or for all), and cannot be changed in one step: name them one after the other",
+				first.Name, op.Name)
 		}
 	}
+	return stores[first.Name], nil
+}
+
+// ofNew is the store of an overlay that an operation makes.
+func (s *overlayStores) ofNew(op overlay.Operation) (overlay.Store, error) {
 	switch {
 	case op.Runtime:
 		return s.runtime, nil

@@ -42,6 +42,11 @@ func clone(from, to *os.File) error {
 
 func cloneEntry(from, to *os.File, entry os.DirEntry) error {
 	name := entry.Name()
+	if entry.Type()&os.ModeCharDevice != 0 {
+		if err := markMasks(to); err != nil {
+			return err
+		}
+	}
 	if !entry.IsDir() {
 		return unix.Linkat(int(from.Fd()), name, int(to.Fd()), name, 0)
 	}

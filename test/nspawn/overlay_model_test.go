@@ -177,7 +177,7 @@ func requireTidy(t *testing.T, m *nspawn.Machine) {
 			}
 		}
 		if diff := lineDiff(want, found); diff != "" {
-			t.Errorf("%s does not hold what its index says:\n%s", store, diff)
+			t.Errorf("%s does not hold what its index says:\n%s\nmounted are\n%s", store, diff, overlaysMountedAnywhere(m))
 		}
 	}
 	for _, gone := range []string{"/run/liveapply/transaction.json", "/run/liveapply/overlays-aside"} {
@@ -190,4 +190,10 @@ func requireTidy(t *testing.T, m *nspawn.Machine) {
 			t.Errorf("%s holds %s", dir, left)
 		}
 	}
+}
+
+// overlaysMountedAnywhere lists the overlays of each mount namespace, and a process in it.
+func overlaysMountedAnywhere(m *nspawn.Machine) string {
+	return m.Try("sh", "-c", "for p in /proc/[0-9]*; do echo $(readlink $p/ns/mnt) $(grep -o 'liveapply:.*' $p/mountinfo) of $(cat $p/comm); done | sort -u -k1,1; "+
+		"tail -n +1 /run/liveapply/stacks/*").Stdout
 }

@@ -103,3 +103,23 @@ func TestOverlayReplacesAddsAndMasks(t *testing.T) {
 		equal(t, "the mounts on /usr", len(m.MountsAt("/usr")), mounts)
 	})
 }
+
+// A mask is not seen where there is nothing else of its directory any more, neither what it hides nor the directory in another layer.
+func TestMaskWithoutAnythingToHideIsNotListed(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		m, _ := productMachine(t, suite, nspawn.Options{})
+		for _, dir := range []string{"/usr/share/new", "/etc/new"} {
+			overlays(t, m, overlay.Operation{Verb: overlay.Create, Name: "low"}, set(m, "low", dir+"/file", "new\n"))
+			overlays(t, m, overlay.Operation{Verb: overlay.Create, Name: "top", Priority: 1},
+				overlay.Operation{Verb: overlay.Mask, Name: "top", Path: dir + "/file"})
+			equal(t, "what is masked", m.Run("ls", dir), "")
+			overlays(t, m, overlay.Operation{Verb: overlay.Disable, Name: "low"})
+			equal(t, "a mask of nothing", m.Run("ls", dir), "")
+			// Also as part of another generation.
+			overlays(t, m, set(m, "top", "/usr/share/other", "other\n"))
+			equal(t, "a mask of nothing", m.Run("ls", dir), "")
+			overlays(t, m, overlay.Operation{Verb: overlay.Remove, Name: "low"}, overlay.Operation{Verb: overlay.Remove, Name: "top"})
+		}
+	})
+}

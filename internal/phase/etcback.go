@@ -18,12 +18,22 @@ import (
 // EtcRevert takes all changes of /etc back when the machine shuts down, before libostree merges /etc into the staged
 // deployment. The transaction, if one is under way, has been stopped by then.
 func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
-	// Nor does an overlay's file belong into the next deployment: it is put there when that is booted.
-	if err := os.Remove(m.followedPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("taking the overlays' files out of /etc: %w", err)
+	storage, err := m.openStorage()
+	if err != nil {
+		return err
 	}
-	_, err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit})
-	return err
+	defer storage.Close()
+	// Nor does an overlay's file belong into the next deployment: it is put there when that is booted.
+	overlays, err := etcmerge.Put(ctx, storage.overlayEtcDirs(), nil)
+	if err != nil {
+		return err
+	}
+	live, err := storage.takeBackLive(ctx)
+	if err != nil {
+		return err
+	}
+	logKept(&state.Transaction{Target: m.Booted.Commit}, slices.Concat(overlays.Kept, live.Kept))
+	return nil
 }
 
 // takeBackEtc makes /etc what it was before the first application, but for what was changed locally since. Without a journal that can

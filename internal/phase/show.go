@@ -55,6 +55,10 @@ func isNothing(stack underlay.Stack) bool { return len(stack.Layers) == 0 && sta
 
 // show makes /usr show a commit's layers under overlays. With nothing but the booted tree, nothing of ours stays mounted.
 func (m *Machine) show(commit ostree.Checksum, layers []string, overlays overlay.Stack) (underlay.Switched, error) {
+	overlays, err := overlays.On("usr")
+	if err != nil {
+		return underlay.Switched{}, err
+	}
 	stack, err := m.stack(commit, layers, overlays)
 	if err != nil {
 		return underlay.Switched{}, err

@@ -259,6 +259,11 @@ func (s Store) Tidy(used func(generation string) bool) error {
 		return fmt.Errorf("deleting old content of overlays: %w", err)
 	}
 	for _, entry := range names {
+		if strings.HasPrefix(entry.Name(), "."+indexName) { // a new index that was not renamed into place
+			if err := os.Remove(filepath.Join(s.Dir, entry.Name())); err != nil {
+				return fmt.Errorf("deleting what is left of an index of overlays: %w", err)
+			}
+		}
 		if !entry.IsDir() || CheckName(entry.Name()) != nil {
 			continue
 		}

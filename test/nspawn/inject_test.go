@@ -102,10 +102,7 @@ func injectionTarget(tree *nspawn.Tree) {
 func newInjection(t *testing.T) *injection {
 	t.Helper()
 	l := makeInjection(t)
-	l.m.Run("mkdir", injectDir)
-	l.m.Write(injectDir+"/run", wrapper)
-	l.m.Run("chmod", "755", injectDir+"/run")
-	for unit, verbs := range map[string][]string{
+	l.wrap(map[string][]string{
 		"liveapply@.service":           {"ExecStart=finish %I"},
 		"liveapply-prepare@.service":   {"ExecStart=prepare %I"},
 		"liveapply-mount@.service":     {"ExecStart=mount %I"},
@@ -117,7 +114,24 @@ func newInjection(t *testing.T) *injection {
 		"liveapply-reset.service":      {"ExecStart=reset-etc", "ExecStart=reset-mount", "ExecStart=reset-record"},
 		"liveapply-etc-revert.service": {"ExecStop=etc-revert"},
 		"liveapply-recover.service":    {"ExecStart=recover"},
-	} {
+	})
+	apply(t, l.m, l.v2)
+	reset(t, l.m)
+	l.before = l.look(t)
+	apply(t, l.m, l.v2)
+	requireUsrIs(t, l.m, l.v2)
+	l.live = l.look(t)
+	reset(t, l.m)
+	l.requireIs(t, "before", l.before)
+	return l
+}
+
+// wrap puts the wrapper into units in the place of their commands, which are told by the verbs of the helper.
+func (l *injection) wrap(units map[string][]string) {
+	l.m.Run("mkdir", injectDir)
+	l.m.Write(injectDir+"/run", wrapper)
+	l.m.Run("chmod", "755", injectDir+"/run")
+	for unit, verbs := range units {
 		lines := []string{"[Service]", "SystemCallFilter=", "CapabilityBoundingSet=~"}
 		key, _, _ := strings.Cut(verbs[0], "=")
 		lines = append(lines, key+"=")
@@ -128,15 +142,6 @@ func newInjection(t *testing.T) *injection {
 		l.m.Write("/run/systemd/system/"+unit+".d/inject.conf", strings.Join(lines, "\n")+"\n")
 	}
 	l.m.Run("systemctl", "daemon-reload")
-	apply(t, l.m, l.v2)
-	reset(t, l.m)
-	l.before = l.look(t)
-	apply(t, l.m, l.v2)
-	requireUsrIs(t, l.m, l.v2)
-	l.live = l.look(t)
-	reset(t, l.m)
-	l.requireIs(t, "before", l.before)
-	return l
 }
 
 // makeInjection makes the machine and boots it.

@@ -202,8 +202,11 @@ func overlayMounts(m *nspawn.Machine) int {
 func TestOverlaysAtRandomAreWhatAModelSays(t *testing.T) {
 	t.Parallel()
 	s := newOverlaySoak(t)
-	overlays(t, s.m, overlay.Operation{Verb: overlay.Create, Name: "overlay-z"})
-	overlays(t, s.m, overlay.Operation{Verb: overlay.Remove, Name: "overlay-z"}) // from now on there is an index
+	for _, made := range []overlay.Operation{{}, {Runtime: true}} { // from now on there are indexes
+		made.Verb, made.Name = overlay.Create, "overlay-z"
+		overlays(t, s.m, made)
+		overlays(t, s.m, overlay.Operation{Verb: overlay.Remove, Name: made.Name})
+	}
 	before, mounts := factsOf(t, s.m), overlayMounts(s.m)
 
 	s.create(t, 10)

@@ -26,6 +26,12 @@ func overlays(t *testing.T, m *nspawn.Machine, operations ...overlay.Operation) 
 // tryOverlays leaves a request and starts the unit that carries it out.
 func tryOverlays(t *testing.T, m *nspawn.Machine, request overlay.Request) nspawn.Result {
 	t.Helper()
+	return m.Try("systemctl", "start", leaveRequest(t, m, request))
+}
+
+// leaveRequest returns the unit that carries a request out.
+func leaveRequest(t *testing.T, m *nspawn.Machine, request overlay.Request) (unit string) {
+	t.Helper()
 	content, err := json.Marshal(request)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +39,7 @@ func tryOverlays(t *testing.T, m *nspawn.Machine, request overlay.Request) nspaw
 	id := fmt.Sprintf("test%d", overlayRequests.Add(1))
 	m.Run("mkdir", "--parents", "/run/liveapply/overlay")
 	m.Write("/run/liveapply/overlay/"+id+".json", string(content))
-	return m.Try("systemctl", "start", "liveapply-overlay@"+id+".service")
+	return "liveapply-overlay@" + id + ".service"
 }
 
 // set gives a path a content, in an overlay.

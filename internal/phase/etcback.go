@@ -25,6 +25,10 @@ func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
 	defer storage.Close()
 	// Nor does an overlay's file belong into the next deployment: it is put there when that is booted.
 	overlays, err := etcmerge.Put(ctx, storage.overlayEtcDirs(), nil)
+	if errors.Is(err, etcmerge.ErrDamaged) {
+		warn("%v", err)
+		overlays, err = &etcmerge.Result{}, nil
+	}
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,12 @@ func (l *Lab) Derive(t TB, parent string, edit func(*Tree)) string {
 	return l.commit(t, parent, time.Minute, "--parent="+parent, "--link-checkout-speedup", "--tree=dir="+tree.dir)
 }
 
+// WithInitramfs returns a commit that has an initramfs beside the given one, of [Bootable], with what the project puts into one if it is installed there.
+func (l *Lab) WithInitramfs(t TB, base string) string {
+	t.Helper()
+	return l.Derive(t, base, func(tree *Tree) { tree.check(l.buildTree("initramfs", tree.dir)) })
+}
+
 // commit makes a commit that is younger than another by age, and returns its checksum. It may be pulled by any ref.
 func (l *Lab) commit(t TB, base string, age time.Duration, args ...string) string {
 	t.Helper()

@@ -114,6 +114,9 @@ func (l *Lab) Close() error {
 	return nil
 }
 
+// Dir is for files of this run. It is removed when the run ends.
+func (l *Lab) Dir() string { return l.run }
+
 func (l *Lab) cacheRepo() string { return filepath.Join(l.cache, "repo") }
 func (l *Lab) repo() string      { return filepath.Join(l.run, "repo") }
 

@@ -183,13 +183,24 @@ func (m *Machine) start() {
 	}(m.nspawn, m.exited)
 }
 
-// nextKernelArgs returns the kernel command line of the boot loader entry that comes first: the one with
-// the highest version (the Boot Loader Specification, which OSTree follows).
+// nextKernelArgs returns the kernel command line of the next boot.
 func (m *Machine) nextKernelArgs() []string {
+	m.t.Helper()
+	args := strings.Fields(m.BootEntry()["options"])
+	if !m.options.Automatic {
+		args = append(args, "liveapply.auto=no")
+	}
+	return append(args, m.options.KernelArgs...)
+}
+
+// BootEntry returns the boot loader entry that comes first: the one with the highest version (the Boot Loader Specification, which
+// OSTree follows). Its keys are "linux", "initrd", "options", ….
+func (m *Machine) BootEntry() map[string]string {
 	m.t.Helper()
 	entries, err := filepath.Glob(filepath.Join(m.Sysroot(), "boot/loader/entries/*.conf"))
 	m.check(err)
-	best, options := 0, ""
+	highest := 0
+	var first map[string]string
 	for _, entry := range entries {
 		data, err := os.ReadFile(entry)
 		m.check(err)
@@ -200,18 +211,14 @@ func (m *Machine) nextKernelArgs() []string {
 		}
 		version, err := strconv.Atoi(fields["version"])
 		m.check(err)
-		if version > best {
-			best, options = version, fields["options"]
+		if version > highest {
+			highest, first = version, fields
 		}
 	}
-	if best == 0 {
+	if first == nil {
 		m.t.Fatalf("%s has no boot loader entry", m.name)
 	}
-	args := strings.Fields(options)
-	if !m.options.Automatic {
-		args = append(args, "liveapply.auto=no")
-	}
-	return append(args, m.options.KernelArgs...)
+	return first
 }
 
 // bootedUsr returns the /usr of the deployment that the kernel argument ostree= names.

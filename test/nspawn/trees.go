@@ -42,6 +42,8 @@ var (
 	Polkit = Image{"polkit", []string{"polkitd", "libglib2.0-bin"}, Minimal.made.Add(time.Hour)}
 	// Needrestart adds needrestart, which finds what runs on old files in its own way, and services to find, to Minimal.
 	Needrestart = Image{"needrestart", []string{"needrestart", "nginx", "python3"}, Minimal.made.Add(time.Hour)}
+	// Bootable adds a kernel, dracut and what the host talks to, for a virtual machine, to Minimal. It has no initramfs: see [Lab.WithInitramfs].
+	Bootable = Image{"bootable", []string{"linux-image-cloud-amd64", "dracut", "dracut-network", "dracut-live", "dmsetup", "zstd", "qemu-guest-agent"}, Minimal.made.Add(time.Hour)}
 )
 
 // series are images that build on one another, in this order, and are built and kept together.
@@ -54,6 +56,7 @@ var allSeries = []series{
 	{"", []Image{Minimal, Servers, Full}},
 	{"-polkit", []Image{Minimal, Polkit}},
 	{"-needrestart", []Image{Minimal, Needrestart}},
+	{"-bootable", []Image{Minimal, Bootable}},
 }
 
 // seriesOf returns the first series that has an image.

@@ -1,5 +1,6 @@
 // Command liveapply-generator is a systemd.generator(7): it makes, at boot and at every daemon-reload, what depends on the state of
-// the machine and on liveapply.conf. Where nothing was booted from OSTree, or with liveapply=off on the kernel command line, that is nothing.
+// the machine and on liveapply.conf. With liveapply=off on the kernel command line that is nothing, where
+// nothing was booted from OSTree it is what has overlays and updates images shown, and in the initrd only the latter.
 package main
 
 import (
@@ -33,16 +34,31 @@ func generate(root, dir string) error {
 	if off, err := configuration.IsOff(); off || err != nil {
 		return err
 	}
-	shown := overlays(root, dir)
-	_, err := os.Lstat(filepath.Join(root, "run/ostree-booted"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return shown
-	}
+	initrd, err := exists(root, "etc/initrd-release") // as systemd tells
 	if err != nil {
-		return errors.Join(shown, fmt.Errorf("looking for what was booted: %w", err))
+		return err
+	}
+	asked := updates(configuration, dir, initrd)
+	if initrd {
+		return asked
+	}
+	shown := errors.Join(asked, overlays(root, dir))
+	if booted, err := exists(root, "run/ostree-booted"); !booted || err != nil {
+		return errors.Join(shown, err)
 	}
 	// What a power cut left is recovered whatever the configuration says.
 	return errors.Join(shown, recoverAtBoot(root, dir), automatic(configuration, dir))
+}
+
+func exists(root, path string) (bool, error) {
+	_, err := os.Lstat(filepath.Join(root, path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for what was booted: %w", err)
+	}
+	return true, nil
 }
 
 // recoverAtBoot has liveapply-recover.service started if an earlier boot has left something to recover.

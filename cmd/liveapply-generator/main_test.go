@@ -60,7 +60,7 @@ func TestGenerate(t *testing.T) {
 	recovers := map[string]string{"sysinit.target.wants/liveapply-recover.service": unitDir + "/liveapply-recover.service"}
 	for name, test := range map[string]struct {
 		files map[string]string
-		off   bool                // nothing is made, not even what shows overlays
+		off   bool                // nothing is made that shows overlays
 		want  []map[string]string // besides that
 		err   string
 	}{
@@ -93,6 +93,20 @@ func TestGenerate(t *testing.T) {
 			}}},
 		"a damaged list of overlays": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: "", "run/liveapply/overlays/overlays.json": "{"},
 			want: []map[string]string{staged, recovers}, err: "overlays.json"},
+		"updates images by path": {files: map[string]string{"proc/cmdline": "quiet liveapply.updates=/updates.img"}, want: []map[string]string{{
+			"default.target.wants/liveapply-updates.service": unitDir + "/liveapply-updates.service",
+			"liveapply-updates.service.d/10-liveapply.conf":  "[Unit]\nBefore=sysinit.target systemd-tmpfiles-setup.service\n",
+		}}},
+		"updates images by URL": {files: map[string]string{"proc/cmdline": "liveapply.updates=http://example.com/updates.img,sha256=00"}, want: []map[string]string{{
+			"default.target.wants/liveapply-updates-url.service": unitDir + "/liveapply-updates-url.service",
+		}}},
+		"updates images in the initrd": {off: true, files: map[string]string{"etc/initrd-release": "", bootedFlag: "", leftover: "",
+			"proc/cmdline": "liveapply.updates=/updates.img liveapply.updates=https://example.com/updates.img,sha256=00"}, want: []map[string]string{{
+			"initrd.target.wants/liveapply-updates.service":     unitDir + "/liveapply-updates.service",
+			"initrd.target.wants/liveapply-updates-url.service": unitDir + "/liveapply-updates-url.service",
+		}}},
+		"nothing in the initrd":                    {off: true, files: map[string]string{"etc/initrd-release": "", bootedFlag: "", leftover: "", "proc/cmdline": "quiet"}},
+		"no updates images, if it is switched off": {off: true, files: map[string]string{"etc/initrd-release": "", "proc/cmdline": "liveapply=off liveapply.updates=/updates.img"}},
 		"updates": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nUpdate=yes\n"},
 			want: []map[string]string{{"timers.target.wants/liveapply-update.timer": unitDir + "/liveapply-update.timer"}}},
 		"when and how updates are fetched": {files: map[string]string{bootedFlag: "", "proc/cmdline": "",

@@ -14,8 +14,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/unit"
 	"github.com/google/renameio/v2"
-
-	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // Allow is what kind of change may be applied; a later one allows what the earlier ones do.
@@ -70,13 +68,13 @@ type Config struct {
 	HealthTimeout    string          // HealthTimeout=: how long services that were restarted are watched, a time span of systemd.time(7)
 	// IgnoreUnits=, RestartUnits=, ReloadUnits=: patterns of units to which this, and nothing else, is done if they need it
 	IgnoreUnits, RestartUnits, ReloadUnits []string
-	Packages                               []string      // Packages=, in requests only: take only these, and what they need, out of the target
-	Exclude                                []string      // Exclude=: leave these out of the target
-	RequestedBy                            string        // RequestedBy=, in requests only: who asked
-	RequestedFrom                          string        // RequestedFrom=, in requests only: the unit that asked
-	Revision                               string        // Revision=, in requests only: what was asked for, before it was resolved to a commit
-	LeaveStaged                            bool          // LeaveStaged=, in requests only: do not touch what is staged; the one who asks has found it there
-	Overlay                                overlay.Rules // [Overlay]: what overlays may be
+	Packages                               []string // Packages=, in requests only: take only these, and what they need, out of the target
+	Exclude                                []string // Exclude=: leave these out of the target
+	RequestedBy                            string   // RequestedBy=, in requests only: who asked
+	RequestedFrom                          string   // RequestedFrom=, in requests only: the unit that asked
+	Revision                               string   // Revision=, in requests only: what was asked for, before it was resolved to a commit
+	LeaveStaged                            bool     // LeaveStaged=, in requests only: do not touch what is staged; the one who asks has found it there
+	Overlay                                Overlay
 	Auto                                   Auto
 	Warnings                               []string
 }
@@ -188,6 +186,9 @@ var errUnknown = errors.New("unknown key")
 func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
 	if option.Section == "Auto" && !isRequest {
 		return c.Auto.set(option.Name, option.Value)
+	}
+	if option.Section == "Overlay" && !isRequest {
+		return c.Overlay.set(option.Name, option.Value)
 	}
 	if option.Section != "Apply" {
 		return errUnknown

@@ -25,6 +25,7 @@ RequireSignature=true
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(sample))
 	f.Add([]byte("[Auto]\nApply=replace\nWindow=Sat..Sun 02:00 4h\nWindow= \\\n 1h\nFleetLock=https://fleet\nUpdateCommand=a\\\n b\n"))
+	f.Add([]byte("[Overlay]\nMaxSize=1.5G\nAllowPaths=/etc /usr/*\nAllowSetuid=yes\nContentScan=/bin/scan -r\n"))
 	f.Add([]byte("[Apply]\nAllow=force\nRequestedBy=x \\\n y\n[Other]\nA=b\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, isRequest := range []bool{false, true} {
@@ -44,6 +45,9 @@ func FuzzConfig(f *testing.F) {
 			}
 			if isRequest && !cmp.Equal(config.Auto, Auto{}) {
 				t.Errorf("the request %q changes what happens without a person", data)
+			}
+			if isRequest && !cmp.Equal(config.Overlay, Overlay{}) || config.Overlay.MaxSize < 0 {
+				t.Errorf("%q has overlays be %+v", data, config.Overlay)
 			}
 			if config.RequestedBy+config.Revision != "" && !isRequest {
 				t.Errorf("%q, which is no request, was requested by %q, as %q", data, config.RequestedBy, config.Revision)

@@ -44,7 +44,7 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 		return err
 	}
 	defer writable.close()
-	draft, err := m.draft(ctx, writable, request, configuration.Overlay)
+	draft, err := m.draft(ctx, writable, request, overlay.Rules(configuration.Overlay))
 	if err != nil {
 		return errors.Join(err, m.dropOverlayContent(writable.list()))
 	}

@@ -128,7 +128,7 @@ func (m *Machine) importUpdates(ctx context.Context, text string, number int) er
 		return err
 	}
 	defer closeBase()
-	draft, err := runtime.NewDraft(overlay.Under{Root: m.Root, Base: base}, configuration.Overlay)
+	draft, err := runtime.NewDraft(overlay.Under{Root: m.Root, Base: base}, overlay.Rules(configuration.Overlay))
 	if err != nil {
 		return err
 	}

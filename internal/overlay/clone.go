@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/xattr"
 )
 
 // clone fills the new directory to with what the directory from has: directories are made, all else is linked, so that generations share
@@ -48,7 +51,7 @@ func cloneEntry(from, to *os.File, entry os.DirEntry) error {
 		}
 	}
 	if !entry.IsDir() {
-		return unix.Linkat(int(from.Fd()), name, int(to.Fd()), name, 0)
+		return cloneFile(from, to, name)
 	}
 	source, err := openDirAt(from, name)
 	if err != nil {
@@ -64,6 +67,46 @@ func cloneEntry(from, to *os.File, entry os.DirEntry) error {
 	}
 	defer target.Close()
 	return clone(source, target)
+}
+
+// cloneFile links what is no directory. On a regular file that was written through overlayfs, that may have left notes, which are about another
+// mount: it is copied, without them.
+func cloneFile(from, to *os.File, name string) error {
+	noted, err := hasNotes(from, name)
+	if err != nil {
+		return err
+	}
+	if !noted {
+		return unix.Linkat(int(from.Fd()), name, int(to.Fd()), name, 0)
+	}
+	file, err := openRegular(procPath(from, name))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return err
+	}
+	have, err := attributesOf(procPath(from, name), &st)
+	if err != nil {
+		return err
+	}
+	return putFile(to, name, file, have)
+}
+
+func hasNotes(dir *os.File, name string) (bool, error) {
+	st, err := statAt(dir, name)
+	if err != nil || st == nil || typeOf(st.Mode) != unix.S_IFREG {
+		return false, err
+	}
+	names, err := xattr.List(procPath(dir, name))
+	for _, name := range names {
+		if strings.HasPrefix(name, overlayXattrs) {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 func openDirAt(dir *os.File, name string) (*os.File, error) {

@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +19,7 @@ func (g *generation) add(path string) error {
 		return err
 	}
 	if st == nil {
-		return errors.New("there is no such file: to make a new one, use set")
+		return fmt.Errorf("%w: to make a new one, use set", errNoFile)
 	}
 	from := filepath.Join(g.under.Root, path)
 	have, err := attributesOf(from, st)
@@ -35,6 +36,9 @@ func (g *generation) add(path string) error {
 			return err
 		}
 		defer file.Close()
+		if err := g.rules.checkSize(st.Size); err != nil {
+			return err
+		}
 		return g.file(path, file, have)
 	case unix.S_IFLNK:
 		target, err := os.Readlink(from)
@@ -77,6 +81,9 @@ func (g *generation) set(path string, op Operation) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is no regular file", op.From)
 	}
+	if err := g.rules.checkSize(info.Size()); err != nil {
+		return err
+	}
 	have, err := g.replaced(path, op.Mode)
 	if err != nil {
 		return err
@@ -103,6 +110,9 @@ func (g *generation) replaced(path string, mode uint32) (attributes, error) {
 	}
 	have, err := attributesOf(filepath.Join(root, path), st)
 	have.mtime = time.Time{} // it changes now
+	for _, ofContent := range []string{"security.ima", "security.evm"} {
+		delete(have.xattrs, ofContent)
+	}
 	return have, err
 }
 
@@ -117,62 +127,30 @@ func (g *generation) hide(path string) error {
 		return err
 	}
 	if inSystem == nil && inTree == nil {
-		return errors.New("there is no such file")
+		return errNoFile
 	}
 	if err := g.remember(path); err != nil {
 		return err
 	}
+	g.forgetBelow(path)
 	return g.mask(path)
 }
 
-// clear takes a path out of the overlay.
+// clear takes a path out of the overlay, and the directories on the way that are there for nothing else.
 func (g *generation) clear(path string) error {
-	had, err := g.unset(path)
+	had, err := g.remove(path)
 	if err != nil {
 		return err
 	}
 	if !had {
 		return errors.New("the overlay has no such path")
 	}
+	g.forgetBelow(path)
 	delete(g.manifest.Bases, path)
-	for below := range g.manifest.Bases {
-		if isBelow(below, path) {
-			delete(g.manifest.Bases, below)
-		}
-	}
-	return nil
+	return g.prune(filepath.Dir(path), func(dir string) bool { _, asked := g.manifest.Bases[dir]; return asked })
 }
 
-func isBelow(path, dir string) bool {
-	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
-}
-
-// remember notes what is replaced at a path.
-func (g *generation) remember(path string) error {
-	base, err := g.under.Base(path)
-	if err != nil {
-		return fmt.Errorf("looking for what it replaces: %w", err)
-	}
-	g.manifest.Bases[path] = base
-	return nil
-}
-
-// extensionRelease is what systemd wants to see in a directory of ExtensionDirectories=: any system may take it.
-const extensionRelease = "ID=_any\n"
-
-// describeExtension adds that for the hierarchies that the tree has, /usr and (from systemd 254 on) /etc.
-func (g *generation) describeExtension() error {
-	for top, dir := range map[string]string{"usr": "usr/lib/extension-release.d", "etc": "etc/extension-release.d"} {
-		there, err := g.stat(top)
-		if err != nil {
-			return err
-		}
-		if there == nil {
-			continue
-		}
-		if err := g.file(filepath.Join(dir, "extension-release."+treeName), strings.NewReader(extensionRelease), attributes{mode: 0o644}); err != nil {
-			return err
-		}
-	}
-	return nil
+// forgetBelow drops what is known of the paths below one.
+func (g *generation) forgetBelow(path string) {
+	maps.DeleteFunc(g.manifest.Bases, func(below string, _ Base) bool { return strings.HasPrefix(below, path+"/") })
 }

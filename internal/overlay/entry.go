@@ -2,12 +2,10 @@ package overlay
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/liveapply/liveapply/internal/xattr"
 )
 
 // EntryKind tells what an overlay has at a path.
@@ -46,9 +44,6 @@ func (p Placed) Entries() ([]Entry, error) {
 }
 
 func (p Placed) entries() ([]Entry, error) {
-	if p.Writable {
-		return p.written()
-	}
 	if p.Generation == 0 {
 		return nil, nil
 	}
@@ -56,31 +51,14 @@ func (p Placed) entries() ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return listTree(p.Tree(), "", manifest.Bases)
-}
-
-// written lists what was written through a writable overlay. It is not known what that replaced.
-func (p Placed) written() ([]Entry, error) {
-	return listTree(p.Store.Upper(p.Overlay), "usr", nil)
-}
-
-// entries lists a generation that is being made.
-func (g *generation) entries() ([]Entry, error) {
-	return listTree(filepath.Join(g.dir, treeName), "", g.manifest.Bases)
+	return listTree(p.Tree(), listing{bases: manifest.Bases, written: p.Writable})
 }
 
 // ListTree lists what is in the tree of a generation.
-func ListTree(dir string) ([]Entry, error) { return listTree(dir, "", nil) }
+func ListTree(dir string) ([]Entry, error) { return listTree(dir, listing{}) }
 
-// listTree lists the tree in dir, whose paths get a prefix.
-func listTree(dir, prefix string, bases map[string]Base) ([]Entry, error) {
-	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	l := &listing{bases: bases}
-	if err := l.directory(root, prefix); err != nil {
+func listTree(dir string, l listing) ([]Entry, error) {
+	if err := walk(dir, l.visit); err != nil {
 		return nil, err
 	}
 	return l.entries, nil
@@ -88,71 +66,40 @@ func listTree(dir, prefix string, bases map[string]Base) ([]Entry, error) {
 
 type listing struct {
 	bases   map[string]Base
+	written bool // through a mount
 	entries []Entry
 }
 
-func (l *listing) directory(dir *os.File, path string) error {
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if err := l.entry(dir, name, filepath.Join(path, name)); err != nil {
-			return fmt.Errorf("/%s: %w", filepath.Join(path, name), err)
-		}
-	}
-	return nil
-}
-
-func (l *listing) entry(dir *os.File, name, path string) error {
-	st, err := statAt(dir, name)
-	if err != nil || st == nil {
-		return err
-	}
-	entry := Entry{Path: path, Mode: st.Mode & 0o7777}
-	if base, known := l.bases[path]; known {
+// visit lists what is a change by itself: a directory that is only on the way to one is not.
+func (l *listing) visit(n node) error {
+	entry := Entry{Path: n.path, Kind: n.kind(), Opaque: n.opaque, Mode: n.st.Mode & 0o7777}
+	if base, known := l.bases[n.path]; known {
 		entry.Base = &base
 	}
-	switch typeOf(st.Mode) {
-	case unix.S_IFREG:
-		entry.Kind, entry.Size = File, st.Size
-	case unix.S_IFLNK:
-		entry.Kind = Link
-	case unix.S_IFDIR:
-		return l.subdirectory(dir, name, entry)
-	default:
-		entry.Kind = Special
-		if isWhiteout(st) {
-			entry.Kind = Masked
+	switch entry.Kind {
+	case Folder:
+		isNew, err := l.isNew(n)
+		if err != nil || !isNew && entry.Base == nil && !entry.Opaque {
+			return err
 		}
-	}
-	if entry.Kind == File {
-		have, err := attributesOf(procPath(dir, name), st)
+	case File:
+		have, err := n.attributes()
 		if err != nil {
 			return err
 		}
-		entry.privileged = isPrivileged(st, have.xattrs)
+		entry.Size, entry.privileged = n.st.Size, isPrivileged(n.st, have.xattrs)
 	}
 	l.entries = append(l.entries, entry)
 	return nil
 }
 
-// subdirectory lists a directory if it is a change by itself, and what is in it.
-func (l *listing) subdirectory(parent *os.File, name string, entry Entry) error {
-	dir, err := openDirAt(parent, name)
-	if err != nil {
-		return err
+// isNew tells whether a directory was made through a mount. Those that were there before have their origin noted by overlayfs, all but the topmost.
+func (l *listing) isNew(n node) (bool, error) {
+	if !l.written || !strings.Contains(n.path, "/") {
+		return false, nil
 	}
-	defer dir.Close()
-	if entry.Opaque, err = isOpaque(dir); err != nil {
-		return err
-	}
-	if entry.Base != nil || entry.Opaque {
-		entry.Kind = Folder
-		l.entries = append(l.entries, entry)
-	}
-	return l.directory(dir, entry.Path)
+	names, err := xattr.List(procPath(n.dir, n.name))
+	return !slices.Contains(names, overlayXattrs+"origin"), err
 }
 
 // MarkStale tells of each entry whether what it replaced is another one now.

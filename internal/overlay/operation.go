@@ -27,9 +27,9 @@ const (
 // Operation is one change of overlays.
 type Operation struct {
 	Verb Verb   `json:"verb"`
-	Name string `json:"name"`           // of the overlay
+	Name string `json:"name"`           // of the overlay; of restore, "" is the name that it had
 	Path string `json:"path,omitempty"` // of add, set, mask and unset, absolute
-	From string `json:"from,omitempty"` // the path of the file that set, import and restore read
+	From string `json:"from,omitempty"` // the path of the file that set, import and restore read; of import, it may be a URL
 	// Mode are the permission bits of a file that set makes new.
 	Mode     uint32 `json:"mode,omitempty"`
 	Scope    Scope  `json:"scope,omitempty"`   // of create, import and restore; "" is System
@@ -56,17 +56,42 @@ func ParseRequest(content []byte) (*Request, error) {
 		return nil, errors.New("nothing was requested")
 	}
 	for _, o := range r.Operations {
-		if err := CheckName(o.Name); err != nil {
-			return nil, err
-		}
-		if o.Scope == "" {
-			continue
-		}
-		if _, err := ParseScope(string(o.Scope)); err != nil {
-			return nil, err
+		if err := o.check(); err != nil {
+			return nil, fmt.Errorf("overlay %s: %s: %w", o.Name, o.Verb, err)
 		}
 	}
 	return r, nil
+}
+
+// needs is what a verb cannot do without.
+type needs struct{ path, from bool }
+
+var verbs = map[Verb]needs{
+	Create: {}, Enable: {}, Disable: {}, Remove: {}, Freeze: {},
+	Add: {path: true}, Mask: {path: true}, Unset: {path: true}, Set: {path: true, from: true},
+	Import: {from: true}, Restore: {from: true},
+}
+
+func (o Operation) check() error {
+	need, known := verbs[o.Verb]
+	switch {
+	case !known:
+		return errors.New("this is nothing that can be done to an overlay")
+	case need.path != (o.Path != "") || need.from != (o.From != ""):
+		return errors.New("it does not say what to do it with, or says too much")
+	case o.Mode != o.Mode&0o7777:
+		return fmt.Errorf("%#o is no mode of a file", o.Mode)
+	}
+	if o.Verb != Restore || o.Name != "" {
+		if err := CheckName(o.Name); err != nil {
+			return err
+		}
+	}
+	if o.Scope == "" {
+		return nil
+	}
+	_, err := ParseScope(string(o.Scope))
+	return err
 }
 
 // IsNew tells whether the operation may make an overlay.

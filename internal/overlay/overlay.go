@@ -2,7 +2,7 @@
 // /etc and /run.
 //
 // A Store holds overlays; its index says which there are, and which are enabled. The content of an overlay is a generation: a directory in
-// overlayfs layer format that never changes once it has its name. A Draft makes new generations, which share the files that
+// overlayfs layer format that never changes once it has its name, unless it is the upper directory of a writable overlay. A Draft makes new generations, which share the files that
 // did not change with those before by hard links; renaming the new index into place is the one step by which all of a draft's changes
 // come true. Nothing here mounts anything.
 package overlay
@@ -34,7 +34,8 @@ type Overlay struct {
 	Priority int    `json:"priority"` // the higher is above the lower; of equal ones, the name that sorts later
 	Enabled  bool   `json:"enabled"`
 	Writable bool   `json:"writable"`
-	// Generation is the number of the directory that holds its content, 0 if it has none.
+	// Generation is the number of the directory that holds its content, 0 if it has none. That of a writable one is where it is written, and
+	// is the only kind that changes.
 	Generation int       `json:"generation"`
 	Created    time.Time `json:"created"`
 	Changed    time.Time `json:"changed"`
@@ -145,7 +146,8 @@ func (x *Index) check() error {
 		if _, err := ParseScope(string(o.Scope)); err != nil {
 			return fmt.Errorf("overlay %s: %w", o.Name, err)
 		}
-		if o.Generation < 0 || o.Kind != Ordinary && o.Kind != Updates {
+		isWritable := o.Writable && o.Generation > 0 && o.Kind == Ordinary && o.Scope.IsShared()
+		if o.Generation < 0 || o.Kind != Ordinary && o.Kind != Updates || o.Writable && !isWritable {
 			return fmt.Errorf("overlay %s is not described as it should be", o.Name)
 		}
 		if i > 0 && x.Overlays[i-1].Name >= o.Name {

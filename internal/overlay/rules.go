@@ -36,63 +36,81 @@ func (r Rules) allowPath(landed string) error {
 	return fmt.Errorf("/%s is not among AllowPaths= of liveapply.conf", landed)
 }
 
-// vital are the files without which nothing can be taken back any more, as patterns: systemd, the C library and its loader, and this
-// project's own.
+// vital are the files without which nothing can be taken back any more, as patterns: systemd, the C library and its loader, and the directories that
+// have them.
 var vital = []string{
-	"usr/lib/systemd/systemd", "usr/lib/systemd/systemd-*", "usr/lib/systemd/libsystemd-*", "usr/lib/*/systemd/libsystemd-*",
-	"usr/bin/systemctl", "usr/bin/systemd-*",
+	"usr/lib", "usr/lib64", "usr/bin", "usr/sbin", "usr/libexec", "usr/lib/systemd", "usr/lib/systemd/system",
+	"usr/lib/systemd/systemd", "usr/lib/systemd/systemd-*", "usr/lib/systemd/libsystemd-*", "usr/lib/*/systemd/libsystemd-*", "usr/lib64/systemd/libsystemd-*",
+	"usr/bin/systemctl", "usr/bin/systemd-*", "usr/sbin/init",
 	"usr/lib/ld-*.so*", "usr/lib64/ld-*.so*", "usr/lib/*/ld-*.so*",
-	"usr/lib/libc.so.*", "usr/lib64/libc.so.*", "usr/lib/*/libc.so.*",
-	"usr/lib/liveapply", "usr/lib/liveapply/*", "usr/libexec/liveapply*", "usr/libexec/liveapply/*", "usr/bin/liveapplyctl",
-	"usr/lib/systemd/system/liveapply*", "usr/lib/systemd/system-generators/liveapply*",
+	"usr/lib/lib[cm].so.*", "usr/lib64/lib[cm].so.*", "usr/lib/*/lib[cm].so.*",
 }
 
-// isVital tells whether content at a path would hide such a file: it is one, or a directory with one in it that is not shown any more.
-func isVital(landed string, hidesBelow bool) bool {
-	return slices.ContainsFunc(vital, func(pattern string) bool {
-		if matched, _ := path.Match(pattern, landed); matched {
+// own are this project's files and directories.
+var own = []string{
+	"usr/lib/liveapply", "usr/libexec/liveapply*", "usr/bin/liveapplyctl",
+	"usr/lib/systemd/system/liveapply*", "usr/lib/systemd/system-generators/liveapply*", "run/liveapply",
+}
+
+// hidesVital tells whether content would hide such a file.
+func (u Under) hidesVital(e Entry) bool {
+	for at := e.Path; at != "."; at = path.Dir(at) {
+		if matchesAny(own, at) {
 			return true
 		}
-		if !hidesBelow {
-			return false
-		}
-		depth := strings.Count(landed, "/")
-		parts := strings.Split(pattern, "/")
-		if len(parts) <= depth+1 {
-			return false
-		}
-		matched, _ := path.Match(strings.Join(parts[:depth+1], "/"), landed)
+	}
+	if e.Kind != Folder && matchesAny(vital, e.Path) {
+		return true
+	}
+	return (e.Kind == Masked || e.Opaque) && (u.hasBelow(e.Path, vital) || u.hasBelow(e.Path, own))
+}
+
+func matchesAny(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		matched, _ := path.Match(pattern, name)
 		return matched
 	})
 }
 
-// check refuses a generation that the rules do not allow.
-func (r Rules) check(ctx context.Context, g *generation, force bool) error {
-	entries, err := g.entries()
-	if err != nil {
-		return err
-	}
+// hasBelow tells whether the system has what fits a pattern in a directory.
+func (u Under) hasBelow(dir string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		found, _ := filepath.Glob(filepath.Join(u.Root, pattern))
+		return slices.ContainsFunc(found, func(file string) bool { return strings.HasPrefix(file, filepath.Join(u.Root, dir)+"/") })
+	})
+}
+
+// check refuses content that the rules do not allow.
+func (r Rules) check(entries []Entry, under Under, force bool) error {
 	var size int64
 	for _, e := range entries {
 		size += e.Size
-		if err := r.checkEntry(e, force); err != nil {
+		if err := r.checkEntry(e, under, force); err != nil {
 			return err
 		}
 	}
+	return r.checkSize(size)
+}
+
+func (r Rules) checkSize(size int64) error {
 	if r.MaxSize > 0 && size > r.MaxSize {
 		return fmt.Errorf("it has %d bytes, and MaxSize= of liveapply.conf allows %d", size, r.MaxSize)
 	}
-	return r.scan(ctx, filepath.Join(g.dir, treeName))
+	return nil
 }
 
-func (r Rules) checkEntry(e Entry, force bool) error {
-	hidesBelow := e.Kind == Masked || e.Opaque
+func (r Rules) checkEntry(e Entry, under Under, force bool) error {
+	if e.Kind != Folder || e.Opaque {
+		if err := r.allowPath(e.Path); err != nil {
+			return err
+		}
+	}
 	switch {
 	case e.Kind == Special:
 		return fmt.Errorf("/%s is a device, a fifo or a socket: overlays have none", e.Path)
 	case !r.AllowSetuid && e.privileged:
 		return fmt.Errorf("/%s is setuid, setgid or has capabilities: AllowSetuid=yes in liveapply.conf would allow it", e.Path)
-	case !force && e.Kind != Folder && isVital(e.Path, hidesBelow), !force && e.Opaque && isVital(e.Path, true):
+	case !force && under.hidesVital(e):
 		return fmt.Errorf("/%s belongs to what the system cannot do without (systemd, the C library, liveapply): to hide it all the same, use --force", e.Path)
 	}
 	return nil
@@ -114,5 +132,5 @@ func (r Rules) scan(ctx context.Context, dir string) error {
 // isPrivileged tells whether a file gives rights to those who run it.
 func isPrivileged(st *unix.Stat_t, xattrs map[string]string) bool {
 	_, capable := xattrs["security.capability"]
-	return typeOf(st.Mode) == unix.S_IFREG && (st.Mode&unix.S_ISUID != 0 || st.Mode&unix.S_ISGID != 0 || capable)
+	return st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || capable
 }

@@ -20,13 +20,13 @@ import (
 )
 
 // In a store's directory there is the index, and a directory for each overlay. In that, a generation is <number>/: its content in tree, and beside
-// it the manifest. It is built under another name, so one that has its name is whole.
+// it the manifest. It is built under another name, so one that has its name is whole. In the generation of a writable overlay, tree/usr is
+// the upper directory, and work is beside tree.
 const (
 	indexName    = "overlays.json"
 	treeName     = "tree"
 	manifestName = "manifest.json"
 	building     = ".new"
-	upperName    = "upper"
 	workName     = "work"
 )
 
@@ -41,22 +41,26 @@ var ErrDamaged = errors.New("the file is damaged")
 
 // Index reads the store's index. Without one, there are no overlays.
 func (s Store) Index() (*Index, error) {
-	index := &Index{Version: indexVersion}
-	path := filepath.Join(s.Dir, indexName)
-	content, err := os.ReadFile(path)
+	content, err := os.ReadFile(filepath.Join(s.Dir, indexName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return index, nil
+		return &Index{Version: indexVersion}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the overlays: %w", err)
 	}
-	if err = json.Unmarshal(content, index); err == nil {
-		err = index.check()
-	}
+	index, err := parseIndex(content)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w (%w): move it away and restore the overlays from their backups", filepath.Join(s.Path, indexName), ErrDamaged, err)
 	}
 	return index, nil
+}
+
+func parseIndex(content []byte) (*Index, error) {
+	index := &Index{}
+	if err := json.Unmarshal(content, index); err != nil {
+		return nil, err
+	}
+	return index, index.check()
 }
 
 // Write replaces the index: all that it says is true from then on, also after a power cut. What it names has to be on disk before.
@@ -99,11 +103,11 @@ func (s Store) Tree(o Overlay) string {
 	return filepath.Join(s.Path, o.Name, strconv.Itoa(o.Generation), treeName)
 }
 
-// Upper and Work are the directories through which a writable overlay is written.
-func (s Store) Upper(o Overlay) string { return filepath.Join(s.Path, o.Name, upperName) }
+// Upper is the directory into which goes what is written to /usr through a writable overlay.
+func (s Store) Upper(o Overlay) string { return filepath.Join(s.Tree(o), "usr") }
 
 // Work is what overlayfs needs beside Upper.
-func (s Store) Work(o Overlay) string { return filepath.Join(s.Path, o.Name, workName) }
+func (s Store) Work(o Overlay) string { return filepath.Join(filepath.Dir(s.Tree(o)), workName) }
 
 // Placed is an overlay and the store that has it.
 type Placed struct {
@@ -114,17 +118,8 @@ type Placed struct {
 // Tree is where the overlay has its content.
 func (p Placed) Tree() string { return p.Store.Tree(p.Overlay) }
 
-// Dirs are the directories of the overlay that a mount of it uses.
-func (p Placed) Dirs() []string {
-	var dirs []string
-	if p.Generation > 0 {
-		dirs = append(dirs, filepath.Dir(p.Tree()))
-	}
-	if p.Writable {
-		dirs = append(dirs, p.Store.Upper(p.Overlay), p.Store.Work(p.Overlay))
-	}
-	return dirs
-}
+// Dir is the directory of its generation, which a mount of it uses.
+func (p Placed) Dir() string { return filepath.Dir(p.Tree()) }
 
 // All lists the overlays of all stores, the topmost first.
 func All(stores []Store) ([]Placed, error) { return AllWith(stores, nil) }
@@ -160,7 +155,7 @@ type Stack []Placed // the topmost first
 func Enabled(all []Placed) Stack {
 	var stack Stack
 	for _, o := range all {
-		if o.Enabled && o.Scope.IsShared() && (o.Generation > 0 || o.Writable) {
+		if o.Enabled && o.Scope.IsShared() && o.Generation > 0 {
 			stack = append(stack, o)
 		}
 	}
@@ -175,7 +170,7 @@ func (s Stack) On(top string) (Stack, error) {
 		if err != nil {
 			return nil, err
 		}
-		if has || o.Writable && top == "usr" {
+		if has {
 			on = append(on, o)
 		}
 	}
@@ -197,7 +192,7 @@ func (p Placed) has(top string) (bool, error) {
 	return true, nil
 }
 
-// Trees are the directories of the stack's content below one of usr, etc and run, as far as there are such.
+// Trees are the directories of the stack's content below one of usr, etc and run, as far as there are such. That of a writable overlay is none of them.
 func (s Stack) Trees(top string) ([]string, error) {
 	var trees []string
 	for _, o := range s {
@@ -205,7 +200,7 @@ func (s Stack) Trees(top string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if has {
+		if has && !o.Writable {
 			trees = append(trees, filepath.Join(o.Tree(), top))
 		}
 	}
@@ -245,29 +240,34 @@ func (s Stack) Digest() string {
 }
 
 // Tidy deletes what no overlay of the index has: generations, unless used, by their directories' Path, says that something still shows them,
-// and what was being built when it was killed.
+// and what was being built when it was killed. Nobody else may change the store meanwhile.
 func (s Store) Tidy(used func(generation string) bool) error {
+	if err := s.tidy(used); err != nil {
+		return fmt.Errorf("deleting old content of overlays: %w", err)
+	}
+	return nil
+}
+
+func (s Store) tidy(used func(string) bool) error {
 	index, err := s.Index()
 	if err != nil {
 		return err
 	}
-	names, err := os.ReadDir(s.Dir)
+	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("deleting old content of overlays: %w", err)
+		return err
 	}
-	for _, entry := range names {
-		if strings.HasPrefix(entry.Name(), "."+indexName) { // a new index that was not renamed into place
-			if err := os.Remove(filepath.Join(s.Dir, entry.Name())); err != nil {
-				return fmt.Errorf("deleting what is left of an index of overlays: %w", err)
-			}
+	for _, entry := range entries {
+		switch name := entry.Name(); {
+		case entry.IsDir() && CheckName(name) == nil:
+			err = s.tidyOverlay(name, index.Find(name), used)
+		case strings.HasPrefix(name, "."+indexName): // of renameio, for a new index
+			err = os.Remove(filepath.Join(s.Dir, name))
 		}
-		if !entry.IsDir() || CheckName(entry.Name()) != nil {
-			continue
-		}
-		if err := s.tidyOverlay(entry.Name(), index.Find(entry.Name()), used); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -279,34 +279,37 @@ func (s Store) tidyOverlay(name string, o *Overlay, used func(string) bool) erro
 	dir := filepath.Join(s.Dir, name)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("deleting old content of overlays: %w", err)
+		return err
 	}
 	for _, entry := range entries {
-		number, _ := strconv.Atoi(entry.Name())
-		keep := o != nil && (o.Generation == number && number > 0 || o.Writable && (entry.Name() == upperName || entry.Name() == workName))
-		if keep || used(filepath.Join(s.Path, name, entry.Name())) {
+		number, err := strconv.Atoi(strings.TrimSuffix(entry.Name(), building))
+		if err != nil || !entry.IsDir() {
+			continue // not of this program
+		}
+		isWhole := !strings.HasSuffix(entry.Name(), building)
+		if isWhole && (o != nil && o.Generation == number || used(filepath.Join(s.Path, name, entry.Name()))) {
 			continue
 		}
-		if err := s.drop(dir, entry.Name()); err != nil {
+		if err := s.drop(dir, number, isWhole); err != nil {
 			return err
 		}
 	}
-	if o != nil {
+	if o != nil && o.Generation > 0 {
 		return nil
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
-		return fmt.Errorf("deleting the overlay %s: %w", name, err)
+		return err
 	}
 	return nil
 }
 
-// drop deletes a directory under a name of its own: a generation that has its name is whole.
-func (s Store) drop(dir, name string) error {
-	gone := filepath.Join(dir, strings.TrimSuffix(name, building)+building)
-	if !strings.HasSuffix(name, building) {
-		if err := os.Rename(filepath.Join(dir, name), gone); err != nil {
-			return fmt.Errorf("deleting old content of overlays: %w", err)
+// drop deletes a generation, under a name of its own: one that has its name is whole.
+func (s Store) drop(dir string, number int, isWhole bool) error {
+	whole := filepath.Join(dir, strconv.Itoa(number))
+	if isWhole {
+		if err := os.Rename(whole, whole+building); err != nil {
+			return err
 		}
 	}
-	return layer.Remove(gone)
+	return layer.Remove(whole + building)
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,10 @@ type Under struct {
 	Root string
 	// Base tells what is at a path below all overlays.
 	Base func(path string) (Base, error)
+	// Systemd is the version of the running one.
+	Systemd int
+	// Scratch is a directory for images that are fetched, in files without a name.
+	Scratch string
 }
 
 // Base is what an overlay replaces at a path.
@@ -32,20 +37,20 @@ type Base struct {
 // Land returns where content with a path goes: a path below usr, etc or run. Directories are looked up in the system, so that what is given below a
 // link, as /lib on a merged system is one, lands where the link leads; the last component is not followed.
 func (u Under) Land(path string) (string, error) {
-	if strings.ContainsRune(path, 0) || slices.Contains(strings.Split(path, "/"), "..") {
-		return "", fmt.Errorf("%q is no path for an overlay: it may not have \"..\" in it", path)
+	if err := checkPath(path); err != nil {
+		return "", err
 	}
 	clean := strings.TrimPrefix(filepath.Clean("/"+path), "/")
 	top, rest, _ := strings.Cut(clean, "/")
 	if rest == "" {
 		return "", fmt.Errorf("%q is no path for an overlay: it holds files below /usr, /etc and /run", path)
 	}
-	// Only links that lead into /usr, such as /lib, are followed at the top: /var/run is not for overlays, though it leads to /run.
-	if !slices.Contains(tops, top) {
-		target, err := os.Readlink(filepath.Join(u.Root, top))
-		if err != nil || !strings.HasPrefix(strings.TrimPrefix(filepath.Clean("/"+target), "/"), "usr/") {
-			return "", fmt.Errorf("%q is no path for an overlay: it holds files below /usr, /etc and /run", path)
-		}
+	isTop, err := u.isTop(top)
+	if err != nil {
+		return "", err
+	}
+	if !isTop {
+		return "", fmt.Errorf("%q is no path for an overlay: it holds files below /usr, /etc and /run", path)
 	}
 	dir, err := u.resolve(filepath.Dir(clean))
 	if err != nil {
@@ -56,6 +61,50 @@ func (u Under) Land(path string) (string, error) {
 		return "", fmt.Errorf("%q leads to /%s in this system, which is not below /usr, /etc or /run", path, landed)
 	}
 	return landed, nil
+}
+
+// checkPath refuses what cannot be the path of content: it is written to files in JSON, too.
+func checkPath(path string) error {
+	switch {
+	case !utf8.ValidString(path):
+		return fmt.Errorf("%q is no path for an overlay: it is not in UTF-8", path)
+	case strings.ContainsRune(path, 0) || slices.Contains(strings.Split(path, "/"), ".."):
+		return fmt.Errorf("%q is no path for an overlay: it may not have \"..\" in it", path)
+	}
+	return nil
+}
+
+// isTop tells whether content can lie below a name in the root directory: a link has to lead into /usr, as /lib does. /var/run is not for overlays,
+// though it leads to /run.
+func (u Under) isTop(name string) (bool, error) {
+	if slices.Contains(tops, name) {
+		return true, nil
+	}
+	target, isLink, err := u.readLink(name)
+	return isLink && strings.HasPrefix(filepath.Clean("/"+target), "/usr/"), err
+}
+
+// readLink tells where a link of the system leads, if there is one.
+func (u Under) readLink(path string) (target string, isLink bool, err error) {
+	target, err = os.Readlink(filepath.Join(u.Root, path))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EINVAL) {
+		return "", false, nil
+	}
+	return target, err == nil, err
+}
+
+// leadsToDir tells whether the system has a link to a directory at a landed path.
+func (u Under) leadsToDir(path string) (bool, error) {
+	st, err := u.stat(path)
+	if err != nil || st == nil || typeOf(st.Mode) != unix.S_IFLNK {
+		return false, err
+	}
+	target, err := u.resolve(path)
+	if err != nil {
+		return false, err
+	}
+	st, err = u.stat(target)
+	return st != nil && typeOf(st.Mode) == unix.S_IFDIR, err
 }
 
 // maxLinks is how many links may be on the way to a directory, as in the kernel.
@@ -75,8 +124,11 @@ func (u Under) resolve(path string) (string, error) {
 			continue
 		}
 		next := filepath.Join(done, part)
-		target, err := os.Readlink(filepath.Join(u.Root, next))
-		if err != nil { // no link, or nothing at all
+		target, isLink, err := u.readLink(next)
+		if err != nil {
+			return "", err
+		}
+		if !isLink {
 			done = next
 			continue
 		}

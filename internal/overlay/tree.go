@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/image"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
@@ -28,11 +29,15 @@ type tree struct {
 }
 
 func openTree(dir string, under Under) (*tree, error) {
-	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	root, err := openRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	return &tree{root, under}, nil
+}
+
+func openRoot(dir string) (*os.File, error) {
+	return os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }
 
 func (t *tree) close() { t.root.Close() }
@@ -79,6 +84,45 @@ func statAt(dir *os.File, name string) (*unix.Stat_t, error) {
 		return nil, nil
 	}
 	return &st, err
+}
+
+// beneath looks at what the system has at a path, if the tree does not hide it; nil if nothing is there.
+func (t *tree) beneath(path string) (*unix.Stat_t, error) {
+	system, err := t.under.stat(path)
+	if err != nil || system == nil {
+		return nil, err
+	}
+	hidden, err := t.hides(path)
+	if err != nil || hidden {
+		return nil, err
+	}
+	return system, nil
+}
+
+// hides tells whether a directory of the tree hides what the system has at a path below it.
+func (t *tree) hides(path string) (bool, error) {
+	for path = filepath.Dir(path); path != "."; path = filepath.Dir(path) {
+		there, err := t.stat(path)
+		if err != nil {
+			return false, err
+		}
+		if there != nil && isWhiteout(there) {
+			return true, nil
+		}
+		if there == nil || typeOf(there.Mode) != unix.S_IFDIR {
+			continue
+		}
+		dir, err := t.openDir(path)
+		if err != nil {
+			return false, err
+		}
+		opaque, err := isOpaque(dir)
+		dir.Close()
+		if err != nil || opaque {
+			return opaque, err
+		}
+	}
+	return false, nil
 }
 
 // parent opens the directory that something is about to be put in, and makes it, with all above it, where the tree does not have it.
@@ -136,7 +180,7 @@ var plainDir = attributes{mode: 0o755}
 
 // makeDir makes a directory as the system has it; overlayfs shows the attributes of the topmost layer.
 func (t *tree) makeDir(dir *os.File, name, path string) error {
-	system, err := t.under.stat(path)
+	system, err := t.beneath(path)
 	if err != nil {
 		return err
 	}
@@ -219,13 +263,18 @@ func (t *tree) file(path string, content io.Reader, a attributes) error {
 		return err
 	}
 	defer dir.Close()
-	fd, err := unix.Openat(int(dir.Fd()), filepath.Base(path), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	return putFile(dir, filepath.Base(path), content, a)
+}
+
+// putFile makes a file that is not there yet.
+func putFile(dir *os.File, name string, content io.Reader, a attributes) error {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
-	file := os.NewFile(uintptr(fd), path)
+	file := os.NewFile(uintptr(fd), name)
 	defer file.Close()
-	if _, err := io.Copy(file, content); err != nil {
+	if _, err := image.CopySparse(file, content); err != nil {
 		return err
 	}
 	return a.set(fd)
@@ -283,23 +332,45 @@ func (t *tree) directory(path string, a attributes) error {
 	if err != nil {
 		return err
 	}
-	system, err := t.under.stat(path)
+	system, err := t.beneath(path)
 	if err != nil {
 		return err
 	}
-	switch {
-	case there != nil || system != nil:
-		sub, err := t.enter(dir, filepath.Base(path), path)
-		if err != nil {
-			return err
-		}
-		defer sub.Close()
-		if system == nil {
-			return a.set(int(sub.Fd()))
-		}
+	if there == nil && system == nil {
+		return makeDir(dir, filepath.Base(path), a, false)
+	}
+	sub, err := t.enter(dir, filepath.Base(path), path)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	if system != nil {
 		return nil
 	}
-	return makeDir(dir, filepath.Base(path), a, false)
+	return a.set(int(sub.Fd()))
+}
+
+// exactDirectory puts a directory with attributes of its own, or gives them to the one that is there. An opaque one hides what the system has at the
+// path, whatever that is.
+func (t *tree) exactDirectory(path string, a attributes, opaque bool) error {
+	dir, err := t.parent(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	there, err := statAt(dir, filepath.Base(path))
+	if err != nil {
+		return err
+	}
+	if there == nil {
+		return makeDir(dir, filepath.Base(path), a, opaque)
+	}
+	sub, err := openDirAt(dir, filepath.Base(path))
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	return a.set(int(sub.Fd()))
 }
 
 // mask hides a path.
@@ -360,9 +431,8 @@ func (t *tree) keepTimes(dir *os.File, path string) error {
 	return unix.UtimesNanoAt(int(dir.Fd()), "", times, unix.AT_EMPTY_PATH)
 }
 
-// unset takes a path out of the tree, with all below it, and the directories on the way that are there for nothing else. It tells
-// whether the tree had it.
-func (t *tree) unset(path string) (bool, error) {
+// remove takes a path out of the tree, with all below it. It tells whether the tree had it.
+func (t *tree) remove(path string) (bool, error) {
 	there, err := t.stat(path)
 	if err != nil || there == nil {
 		return false, err
@@ -371,23 +441,19 @@ func (t *tree) unset(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	err = removeAt(dir, filepath.Base(path))
-	dir.Close()
-	if err != nil {
-		return false, err
-	}
-	return true, t.prune(filepath.Dir(path))
+	defer dir.Close()
+	return true, removeAt(dir, filepath.Base(path))
 }
 
-// prune removes a directory if nothing is in it, and those above it in which nothing is then. One that was a mask before something was put below it is
-// a mask again.
-func (t *tree) prune(path string) error {
+// prune removes a directory if nothing is in it, and those above it in which nothing is then, unless they were asked for. One that was a mask before
+// something was put below it is a mask again.
+func (t *tree) prune(path string, isAsked func(path string) bool) error {
 	for ; path != "."; path = filepath.Dir(path) {
 		dir, err := t.openDir(filepath.Dir(path))
 		if err != nil {
 			return err
 		}
-		more, err := pruneAt(dir, filepath.Base(path))
+		more, err := pruneAt(dir, filepath.Base(path), isAsked(path))
 		dir.Close()
 		if err != nil || !more {
 			return err
@@ -397,14 +463,14 @@ func (t *tree) prune(path string) error {
 }
 
 // pruneAt does that for one directory. It tells whether there is one name less in dir.
-func pruneAt(dir *os.File, name string) (bool, error) {
+func pruneAt(dir *os.File, name string, isAsked bool) (bool, error) {
 	sub, err := openDirAt(dir, name)
 	if err != nil {
 		return false, err
 	}
 	defer sub.Close()
 	opaque, err := isOpaque(sub)
-	if err != nil {
+	if err != nil || isAsked && !opaque {
 		return false, err
 	}
 	err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
@@ -420,7 +486,7 @@ func pruneAt(dir *os.File, name string) (bool, error) {
 // vacate opens the directory of a file that is about to be put, and removes what the tree has in its place. A file that other generations have is never
 // written to: it is another one from here on.
 func (t *tree) vacate(path string) (*os.File, error) {
-	system, err := t.under.stat(path)
+	system, err := t.beneath(path)
 	if err != nil {
 		return nil, err
 	}

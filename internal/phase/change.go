@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
@@ -101,7 +103,7 @@ func (s *overlayStores) list() []overlay.Store {
 }
 
 // of finds the store that all operations of a request are about: the change of one index is one step, that of two is not.
-func (s *overlayStores) of(request *overlay.Request) (overlay.Store, error) {
+func (s *overlayStores) of(ctx context.Context, request *overlay.Request) (overlay.Store, error) {
 	all, err := overlay.All(s.list())
 	if err != nil {
 		return overlay.Store{}, err
@@ -113,7 +115,7 @@ func (s *overlayStores) of(request *overlay.Request) (overlay.Store, error) {
 	first := request.Operations[0]
 	for _, op := range request.Operations {
 		if _, known := stores[op.Name]; !known {
-			if stores[op.Name], err = s.ofNew(op); err != nil {
+			if stores[op.Name], err = s.ofNew(ctx, op); err != nil {
 				return overlay.Store{}, err
 			}
 		}
@@ -126,7 +128,14 @@ func (s *overlayStores) of(request *overlay.Request) (overlay.Store, error) {
 }
 
 // ofNew is the store of an overlay that an operation makes.
-func (s *overlayStores) ofNew(op overlay.Operation) (overlay.Store, error) {
+func (s *overlayStores) ofNew(ctx context.Context, op overlay.Operation) (overlay.Store, error) {
+	if op.Verb == overlay.Restore && op.Scope == "" {
+		was, err := overlay.ReadBackup(ctx, op.From)
+		if err != nil {
+			return overlay.Store{}, err
+		}
+		op.Scope = was.Scope
+	}
 	switch {
 	case op.Runtime:
 		return s.runtime, nil
@@ -140,7 +149,7 @@ func (s *overlayStores) ofNew(op overlay.Operation) (overlay.Store, error) {
 
 // draft makes all that a request asks for, without effect so far.
 func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *overlay.Request, rules overlay.Rules) (*overlay.Draft, error) {
-	store, err := stores.of(request)
+	store, err := stores.of(ctx, request)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +158,19 @@ func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *ove
 		return nil, err
 	}
 	defer closeBase()
-	draft, err := store.NewDraft(overlay.Under{Root: m.Root, Base: base}, rules)
+	others, err := overlay.All(slices.DeleteFunc(stores.list(), func(other overlay.Store) bool { return other == store }))
+	if err != nil {
+		return nil, err
+	}
+	under := overlay.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
+	err = services.With(ctx, func(systemd *services.Systemd) error {
+		under.Systemd, err = systemd.Version()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	draft, err := store.NewDraft(under, rules, others...)
 	if err != nil {
 		return nil, err
 	}

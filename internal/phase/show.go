@@ -89,7 +89,7 @@ func (m *Machine) noteStack(digest string, overlays overlay.Stack) error {
 	}
 	var dirs []string
 	for _, o := range overlays {
-		dirs = append(dirs, o.Dirs()...)
+		dirs = append(dirs, o.Dir())
 	}
 	content, err := json.Marshal(dirs)
 	if err == nil {

@@ -128,7 +128,8 @@ func (m *Machine) importUpdates(ctx context.Context, text string, number int) er
 		return err
 	}
 	defer closeBase()
-	draft, err := runtime.NewDraft(overlay.Under{Root: m.Root, Base: base}, overlay.Rules(configuration.Overlay))
+	under := overlay.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
+	draft, err := runtime.NewDraft(under, overlay.Rules(configuration.Overlay))
 	if err != nil {
 		return err
 	}

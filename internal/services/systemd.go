@@ -50,6 +50,19 @@ func With(ctx context.Context, do func(*Systemd) error) error {
 // Close ends the connection.
 func (s *Systemd) Close() { s.conn.Close() }
 
+// Version is the first number in the version of the systemd that runs.
+func (s *Systemd) Version() (int, error) {
+	text, err := s.conn.GetManagerProperty("Version") // "257.13-1~deb13u1", with the quotes
+	if err != nil {
+		return 0, fmt.Errorf("asking systemd for its version: %w", err)
+	}
+	var version int
+	if _, err := fmt.Sscanf(strings.TrimLeft(text, `"v`), "%d", &version); err != nil {
+		return 0, fmt.Errorf("systemd has the version %s, which is no number", text)
+	}
+	return version, nil
+}
+
 // ResetUnit goes back to the booted tree.
 const ResetUnit = "liveapply-reset.service"
 

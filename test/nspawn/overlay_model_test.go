@@ -152,9 +152,6 @@ func requireTidy(t *testing.T, m *nspawn.Machine) {
 			if o.Generation > 0 {
 				want = append(want, filepath.Join(o.Name, strconv.Itoa(o.Generation)))
 			}
-			if o.Writable {
-				want = append(want, filepath.Join(o.Name, "upper"), filepath.Join(o.Name, "work"))
-			}
 		}
 		slices.Sort(want)
 		found := []string{}

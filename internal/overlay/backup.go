@@ -1,0 +1,227 @@
+package overlay
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+)
+
+// A backup is a tar archive, compressed by zstd: a description, and below tree/ the files, links and directories. Masks, and that a directory is opaque,
+// are in the description only, so that unpacking it by tar makes nothing dangerous. The description goes for all that it says; the
+// archive has the same for those who unpack it.
+const (
+	descriptionName = "overlay.json"
+	backupTree      = "tree"
+	backupVersion   = 1
+)
+
+// description is what a backup begins with.
+type description struct {
+	Version int             `json:"version"`
+	Overlay Overlay         `json:"overlay"`
+	Bases   map[string]Base `json:"bases"`
+	Entries []described     `json:"entries"` // in the order of the archive
+}
+
+// described is an entry of the tree.
+type described struct {
+	Path    string            `json:"path"`
+	Kind    EntryKind         `json:"kind"`
+	Opaque  bool              `json:"opaque,omitempty"`
+	Mode    uint32            `json:"mode"` // permission bits; as with all that follows, 0 for masks
+	UID     uint32            `json:"uid"`
+	GID     uint32            `json:"gid"`
+	ModTime time.Time         `json:"mtime"`
+	Xattrs  map[string][]byte `json:"xattrs,omitempty"`
+	Target  string            `json:"target,omitempty"` // of a symbolic link
+	Link    string            `json:"link,omitempty"`   // the path of an entry before, which this is another name of
+	Size    int64             `json:"size,omitempty"`
+	SHA256  string            `json:"sha256,omitempty"` // of a file's content, in hexadecimal digits
+}
+
+// Backup writes all that makes the overlay what it is. The same overlay gives the same backup. A writable one should not be written to meanwhile: if a
+// file changes, the backup fails.
+func (p Placed) Backup(w io.Writer) error {
+	if err := p.backup(w); err != nil {
+		return fmt.Errorf("backing up overlay %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+func (p Placed) backup(w io.Writer) error {
+	about, err := p.describe()
+	if err != nil {
+		return err
+	}
+	packed, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return err
+	}
+	archive := tar.NewWriter(packed)
+	if err := putDescription(archive, about); err != nil {
+		return err
+	}
+	if p.Generation > 0 {
+		left := about.Entries
+		err := walk(p.Tree(), func(n node) error {
+			if len(left) == 0 || left[0].Path != n.path {
+				return errChanged
+			}
+			entry := left[0]
+			left = left[1:]
+			return putEntry(archive, n, entry)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return errors.Join(archive.Close(), packed.Close())
+}
+
+var errChanged = errors.New("it was changed while it was read: try again when nobody does")
+
+// describe reads the whole overlay.
+func (p Placed) describe() (*description, error) {
+	about := &description{Version: backupVersion, Overlay: p.Overlay, Bases: map[string]Base{}}
+	about.Overlay.Generation, about.Overlay.Changed = 0, time.Time{} // these are about where it is kept
+	if p.Generation == 0 {
+		return about, nil
+	}
+	manifest, err := p.Store.Manifest(p.Overlay)
+	if err != nil {
+		return nil, err
+	}
+	about.Bases = manifest.Bases
+	names := map[uint64]string{} // of files that may have more than one
+	err = walk(p.Tree(), func(n node) error {
+		entry, err := n.describe(names)
+		about.Entries = append(about.Entries, entry)
+		return err
+	})
+	return about, err
+}
+
+func (n node) describe(names map[uint64]string) (described, error) {
+	d := described{Path: n.path, Kind: n.kind(), Opaque: n.opaque}
+	if d.Kind == Masked {
+		return d, nil
+	}
+	if err := checkPath(n.path); err != nil {
+		return d, err
+	}
+	have, err := n.attributes()
+	if err != nil {
+		return d, err
+	}
+	d.Mode, d.UID, d.GID, d.ModTime = have.mode, have.uid, have.gid, have.mtime.UTC()
+	for name, value := range have.xattrs {
+		if !utf8.ValidString(name) {
+			return d, fmt.Errorf("the name of the xattr %q is not in UTF-8", name)
+		}
+		if d.Xattrs == nil {
+			d.Xattrs = map[string][]byte{}
+		}
+		d.Xattrs[name] = []byte(value)
+	}
+	if d.Kind == Folder {
+		return d, nil
+	}
+	if first, again := names[n.st.Ino]; again {
+		return described{Path: n.path, Kind: d.Kind, Link: first}, nil
+	}
+	names[n.st.Ino] = n.path
+	switch d.Kind {
+	case File:
+		d.Size, d.SHA256, err = n.sum(io.Discard)
+	case Link:
+		d.Target, err = os.Readlink(procPath(n.dir, n.name))
+	default:
+		err = fmt.Errorf("it is a %s file", d.Kind)
+	}
+	return d, err
+}
+
+// sum copies a file's content, and returns its checksum.
+func (n node) sum(to io.Writer) (size int64, checksum string, err error) {
+	file, err := openRegular(procPath(n.dir, n.name))
+	if err != nil {
+		return 0, "", err
+	}
+	defer file.Close()
+	digest := sha256.New()
+	size, err = io.Copy(io.MultiWriter(to, digest), file)
+	return size, hex.EncodeToString(digest.Sum(nil)), err
+}
+
+func putDescription(archive *tar.Writer, about *description) error {
+	content, err := json.Marshal(about)
+	if err != nil {
+		return err
+	}
+	if len(content) > maxDescription {
+		return fmt.Errorf("it has %d entries, which is more than a backup can describe", len(about.Entries))
+	}
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: descriptionName, Mode: 0o600, Size: int64(len(content)), ModTime: about.Overlay.Created, Format: tar.FormatPAX}
+	if err := archive.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err = archive.Write(content)
+	return err
+}
+
+func putEntry(archive *tar.Writer, n node, d described) error {
+	if d.Kind == Masked {
+		return nil
+	}
+	header := &tar.Header{
+		Name: backupTree + "/" + d.Path, Mode: int64(d.Mode), Uid: int(d.UID), Gid: int(d.GID), ModTime: d.ModTime,
+		Format: tar.FormatPAX, PAXRecords: map[string]string{},
+	}
+	for name, value := range d.Xattrs {
+		header.PAXRecords["SCHILY.xattr."+name] = string(value)
+	}
+	switch {
+	case d.Link != "":
+		header.Typeflag, header.Linkname = tar.TypeLink, backupTree+"/"+d.Link
+	case d.Kind == Folder:
+		header.Typeflag, header.Name = tar.TypeDir, header.Name+"/"
+	case d.Kind == Link:
+		header.Typeflag, header.Linkname = tar.TypeSymlink, d.Target
+	default:
+		header.Typeflag, header.Size = tar.TypeReg, d.Size
+	}
+	if err := archive.WriteHeader(header); err != nil || header.Typeflag != tar.TypeReg {
+		return err
+	}
+	size, checksum, err := n.sum(archive)
+	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && (size != d.Size || checksum != d.SHA256) {
+		return errChanged
+	}
+	return err
+}
+
+// modeOf returns the st_mode of an entry.
+func (d described) modeOf() uint32 {
+	return d.Mode | map[EntryKind]uint32{File: unix.S_IFREG, Link: unix.S_IFLNK, Folder: unix.S_IFDIR}[d.Kind]
+}
+
+func (d described) attributes() attributes {
+	a := attributes{mode: d.Mode, uid: d.UID, gid: d.GID, mtime: d.ModTime, xattrs: map[string]string{}}
+	for name, value := range d.Xattrs {
+		a.xattrs[name] = string(value)
+	}
+	return a
+}
+
+func (d described) String() string { return strconv.Quote("/" + d.Path) }

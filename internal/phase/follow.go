@@ -212,14 +212,22 @@ func (m *Machine) overlayRun() etcmerge.Dirs {
 // live commit does.
 func (m *Machine) overlayEtc() (*storage, etcmerge.Dirs, error) {
 	if !m.IsOSTree() {
-		store := filepath.Join(m.Root, m.State.Lib, "overlays-etc")
-		return nil, etcmerge.Dirs{Etc: filepath.Join(m.Root, "etc"), Store: store, Repair: repairOverlayEtc(store)}, nil
+		return nil, m.overlayEtcToRead(), nil
 	}
 	storage, err := m.openStorage()
 	if err != nil {
 		return nil, etcmerge.Dirs{}, err
 	}
 	return storage, storage.overlayEtcDirs(), nil
+}
+
+// overlayEtcToRead is the same by paths that all processes can use; on OSTree, nothing can be written by them.
+func (m *Machine) overlayEtcToRead() etcmerge.Dirs {
+	store := filepath.Join(m.Root, m.State.Lib, "overlays-etc")
+	if m.IsOSTree() {
+		store = filepath.Join(m.physicalRoot(), m.Booted.BackingPath(), "liveapply", overlaysName)
+	}
+	return etcmerge.Dirs{Etc: filepath.Join(m.Root, "etc"), Store: store, Repair: repairOverlayEtc(store)}
 }
 
 // repairOverlayEtc is the advice for a damaged journal: the originals of what overlays have put into /etc are in it.

@@ -1,20 +1,14 @@
 package phase
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
-
-	"golang.org/x/sys/unix"
+	"slices"
 
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/underlay"
 )
 
 // overlaysName is the directory of a store of overlays.
@@ -58,83 +52,8 @@ func (m *Machine) Overlays() ([]overlay.Placed, error) { return overlay.All(m.Ov
 // OverlayBase returns what tells what is at a path below all overlays: what the live commit has there, by its object; without OSTree, what
 // is in the file. What is in /run belongs to nothing.
 func (m *Machine) OverlayBase() (base func(path string) (overlay.Base, error), closeIt func(), err error) {
-	if !m.IsOSTree() {
-		return m.fileBase, func() {}, nil
-	}
-	live, err := m.Live()
-	if err != nil {
-		return nil, nil, err
-	}
-	repo, err := ostree.OpenRepo(filepath.Join(m.physicalRoot(), "ostree/repo"))
-	if err != nil {
-		return nil, nil, err
-	}
-	commit, err := repo.Commit(live)
-	if err != nil {
-		repo.Close()
-		return nil, nil, err
-	}
-	return func(path string) (overlay.Base, error) {
-		base := overlay.Base{Commit: live.String()}
-		switch top, _, _ := strings.Cut(path, "/"); top {
-		case "run":
-			return overlay.Base{}, nil
-		case "etc":
-			path = "usr/" + path
-		}
-		entry, err := repo.Lookup(commit.Root, path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return base, nil
-		}
-		if err == nil {
-			base.Checksum = entry.Checksum.String()
-		}
-		return base, err
-	}, func() { repo.Close() }, nil
-}
-
-// fileBase goes by the content of what is there without overlays.
-func (m *Machine) fileBase(path string) (overlay.Base, error) {
-	below := filepath.Join(m.Root, path)
-	if rest, found := strings.CutPrefix(path, "usr/"); found {
-		below = filepath.Join(m.Usr.BootedDir(), rest)
-		usr, err := m.Usr.Inspect()
-		if err != nil {
-			return overlay.Base{}, err
-		}
-		if usr.Shown.Live == "" {
-			below = filepath.Join(m.Root, path)
-		}
-	}
-	sum := sha256.New()
-	var st unix.Stat_t
-	err := unix.Lstat(below, &st)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
-		return overlay.Base{}, nil
-	case err != nil:
-	case st.Mode&unix.S_IFMT == unix.S_IFREG:
-		err = hashFile(sum, below)
-	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-		var target string
-		target, err = os.Readlink(below)
-		_, _ = io.WriteString(sum, target)
-	}
-	if err != nil {
-		return overlay.Base{}, fmt.Errorf("reading /%s: %w", path, err)
-	}
-	fmt.Fprintf(sum, "\n%o %d %d", st.Mode, st.Uid, st.Gid)
-	return overlay.Base{Checksum: hex.EncodeToString(sum.Sum(nil))}, nil
-}
-
-func hashFile(w io.Writer, path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	_, err = io.Copy(w, file)
-	return err
+	v := m.ViewOverlays()
+	return v.base, v.Close, v.open()
 }
 
 // UsrLayer is something that /usr shows, as status tells it.
@@ -157,10 +76,10 @@ func (m *Machine) UsrStack() ([]UsrLayer, error) {
 	if err != nil {
 		return nil, err
 	}
-	var layers []UsrLayer
+	layers := []UsrLayer{}
 	if usr.Shown.Digest != "" {
-		for _, shown := range overlay.Enabled(all) {
-			layers = append(layers, UsrLayer{Kind: string(shown.Kind), Name: shown.Name, Generation: shown.Generation, Writable: shown.Writable})
+		if layers, err = m.overlayLayers(shownBy(overlay.Enabled(all), usr.Shown)); err != nil {
+			return nil, err
 		}
 	}
 	if !m.IsOSTree() {
@@ -170,4 +89,26 @@ func (m *Machine) UsrStack() ([]UsrLayer, error) {
 		layers = append(layers, UsrLayer{Kind: "live", Commit: usr.Live})
 	}
 	return append(layers, UsrLayer{Kind: "booted", Commit: m.Booted.Commit.String()}), nil
+}
+
+// shownBy leaves of overlays those that the source of a mount names: all, if it has no room for all names.
+func shownBy(stack overlay.Stack, source underlay.Source) overlay.Stack {
+	if source.HasMore() {
+		return stack
+	}
+	return slices.DeleteFunc(stack, func(o overlay.Placed) bool { return !slices.Contains(source.Names, o.Name) })
+}
+
+func (m *Machine) overlayLayers(stack overlay.Stack) ([]UsrLayer, error) {
+	view := m.ViewOverlays()
+	defer view.Close()
+	var layers []UsrLayer
+	for _, shown := range stack {
+		stale, err := view.Stale(shown)
+		if err != nil && !errors.Is(err, fs.ErrPermission) { // not everybody may know
+			return nil, err
+		}
+		layers = append(layers, UsrLayer{Kind: string(shown.Kind), Name: shown.Name, Generation: shown.Generation, Writable: shown.Writable, Stale: stale})
+	}
+	return layers, nil
 }

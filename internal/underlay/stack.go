@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -127,6 +128,9 @@ func (s Source) String() string {
 	}
 	return text
 }
+
+// HasMore tells whether there are overlays that Names had no room for.
+func (s Source) HasMore() bool { return slices.Contains(s.Names, cut) }
 
 // sourcePrefix starts the source of every overlay that is ours.
 const sourcePrefix = "liveapply:"

@@ -21,7 +21,7 @@ func (m *Machine) Overlay(ctx context.Context, id string) error {
 		return err
 	}
 	err = m.changeOverlays(ctx, t, id)
-	return errors.Join(err, m.release())
+	return errors.Join(err, m.State.RemoveOverlayRequest(id), m.release())
 }
 
 func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id string) error {

@@ -22,7 +22,9 @@ import (
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/partial"
+	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/stale"
@@ -86,49 +88,81 @@ func matches(pattern, text string) []string {
 	return slices.Compact(found)
 }
 
-// sources are where the options of a verb are told, and its verbs if it is empty.
-var sources = map[string]func(t *testing.T, verb string) []string{
-	"the man page": func(t *testing.T, verb string) []string {
-		page := readFile(t, manPage)
-		all := section(t, page, ".Sh", "VERBS")
-		if verb == "" {
-			return matches(`(?m)^\.Ss (\S+)$`, all)
-		}
-		items := strings.Join(matches(`(?m)^\.It (.*)$`, section(t, page, ".Ss", verb)), "\n") + "\n" + matches(`(?s)^All verbs have\n(.*?)\.\n`, all)[0]
-		return dashed(matches(`Fl (\S+)`, items))
+// source is where verbs and their options are told. Verbs of overlay are named with it in front, as in "overlay create".
+type source struct {
+	verbs   func(t *testing.T, of string) []string // of "", or of "overlay" without that in front
+	options func(t *testing.T, verb string) []string
+}
+
+var sources = map[string]source{
+	"the man page": {
+		func(t *testing.T, of string) []string {
+			return matches(`(?m)^\.Ss `+begin(of)+`(\S+)$`, section(t, readFile(t, manPage), ".Sh", "VERBS"))
+		},
+		func(t *testing.T, verb string) []string {
+			page := readFile(t, manPage)
+			common := matches(`(?s)^All verbs have\n(.*?)\.\n`, section(t, page, ".Sh", "VERBS"))[0]
+			items := strings.Join(matches(`(?m)^\.It (.*)$`, section(t, page, ".Ss", verb)), "\n") + "\n" + common
+			return dashed(matches(`Fl (\S+)`, items))
+		},
 	},
-	"the synopsis of the man page": func(t *testing.T, verb string) []string {
-		page := readFile(t, manPage)
-		if verb == "" {
-			return matches(`(?m)^\.Nm\n\.Cm (\S+)$`, section(t, page, ".Sh", "VERBS"))
-		}
-		synopsis, _, _ := strings.Cut(section(t, page, ".Ss", verb), ".Pp\n")
-		return dashed(append(matches(`Fl (\S+)`, synopsis), "h", "-help"))
+	"the synopsis of the man page": {
+		func(t *testing.T, of string) []string {
+			return matches(`(?m)^\.Nm\n\.Cm `+begin(of)+`(\S+)$`, section(t, readFile(t, manPage), ".Sh", "VERBS"))
+		},
+		func(t *testing.T, verb string) []string {
+			synopsis, _, _ := strings.Cut(section(t, readFile(t, manPage), ".Ss", verb), ".Pp\n")
+			return dashed(append(matches(`Fl (\S+)`, synopsis), "h", "-help"))
+		},
 	},
-	"bash": func(t *testing.T, verb string) []string {
-		words := "liveapplyctl ''"
-		if verb != "" {
-			words = "liveapplyctl " + verb + " -"
-		}
-		script := fmt.Sprintf("source %s; COMP_WORDS=(%s); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _liveapplyctl; printf '%%s\\n' \"${COMPREPLY[@]}\"", bashCompletion, words)
-		return lines(strings.ReplaceAll(output(t, "bash", "--norc", "-c", script), "=", ""))
+	"bash": {
+		func(t *testing.T, of string) []string { return inBash(t, begin(of)+"''") },
+		func(t *testing.T, verb string) []string { return inBash(t, verb+" -") },
 	},
-	"zsh": func(t *testing.T, verb string) []string {
-		// What it hands to the functions of zsh's completion system.
-		stubs := `_arguments() { if [[ $1 == -C ]]; then state=$asked; line=($verb); else print -l -- "$@"; fi }; _describe() { print -l -- $verbs }; `
-		if verb == "" {
-			return matches(`(?m)^([a-z-]+):`, output(t, "zsh", "-f", "-c", stubs+"source "+zshCompletion+"; _liveapplyctl_verbs"))
-		}
-		specs := output(t, "zsh", "-f", "-c", stubs+"asked=verb verb="+verb+"; source "+zshCompletion)
-		return matches(`(?m)^(?:\([^)]*\))?(--?[a-z-]*[a-z])[=+]?\[`, specs)
+	"zsh": {
+		func(t *testing.T, of string) []string {
+			function := strings.ReplaceAll("_liveapplyctl_"+begin(of)+"verbs", " ", "_")
+			return matches(`(?m)^([a-z-]+):`, inZsh(t, function, ""))
+		},
+		func(t *testing.T, verb string) []string {
+			return matches(`(?m)^(?:\([^)]*\)|\*)?(--?[a-z0-9-]*[a-z0-9])[=+]?\[`, inZsh(t, "", verb))
+		},
 	},
-	"fish": func(t *testing.T, verb string) []string {
-		line := "liveapplyctl "
-		if verb != "" {
-			line += verb + " -"
-		}
-		return matches(`(?m)^(\S+)`, output(t, "fish", "--no-config", "-c", "source "+fishCompletion+"; complete -C '"+line+"'"))
+	"fish": {
+		func(t *testing.T, of string) []string { return inFish(t, begin(of)) },
+		func(t *testing.T, verb string) []string { return inFish(t, verb+" -") },
 	},
+}
+
+// begin is what stands in front of a verb of overlay.
+func begin(of string) string {
+	if of == "" {
+		return ""
+	}
+	return of + " "
+}
+
+// inBash is what bash offers for words behind the program's name.
+func inBash(t *testing.T, words string) []string {
+	t.Helper()
+	script := fmt.Sprintf("source %s; COMP_WORDS=(liveapplyctl %s); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _liveapplyctl; printf '%%s\n' \"${COMPREPLY[@]}\"", bashCompletion, words)
+	return lines(strings.ReplaceAll(output(t, "bash", "--norc", "-c", script), "=", ""))
+}
+
+// inZsh is what the completion hands to the functions of zsh's completion system: a function of its own, or all of it when a verb was given.
+func inZsh(t *testing.T, function, verb string) string {
+	t.Helper()
+	stubs := `_describe() { print -l -- $verbs }; given=(${=verb}) states=(verb overlay)
+		_arguments() {
+			if [[ $1 == -C && $#given -gt 0 ]]; then line=($given) state=$states[1]; shift given; shift states; else print -l -- "$@"; fi
+		}; `
+	return output(t, "zsh", "-f", "-c", "verb='"+verb+"'; "+stubs+"source "+zshCompletion+"; "+function+"; true")
+}
+
+// inFish is what fish offers behind the program's name and a space.
+func inFish(t *testing.T, line string) []string {
+	t.Helper()
+	return matches(`(?m)^(\S+)`, output(t, "fish", "--no-config", "-c", "source "+fishCompletion+"; complete -C 'liveapplyctl "+line+"'"))
 }
 
 func dashed(names []string) []string {
@@ -143,33 +177,45 @@ func lines(text string) []string { return matches(`(?m)^(.+)$`, text) }
 
 func TestManPageAndCompletionsHaveTheVerbsAndOptionsOfTheHelp(t *testing.T) {
 	fakePrograms(t)
-	names := []string{}
-	for _, v := range verbs() {
-		names = append(names, v.name)
-	}
 	var help bytes.Buffer
 	if err := printHelp(pipe(&help)); err != nil {
 		t.Fatal(err)
 	}
-	inHelp, _, _ := strings.Cut(help.String(), "Options:")
-	if diff := cmp.Diff(slices.Sorted(slices.Values(names)), matches(`(?m)^  ([a-z-]+) `, inHelp)); diff != "" {
-		t.Errorf("the help has other verbs (-want +got):\n%s", diff)
+	requireToldEverywhere(t, "", verbs(), help.String())
+}
+
+// requireToldEverywhere makes sure that the help of what has verbs, and all sources, tell these verbs, and of each all options.
+func requireToldEverywhere(t *testing.T, of string, verbs []verb, help string) {
+	t.Helper()
+	names := []string{}
+	for _, v := range verbs {
+		names = append(names, strings.TrimPrefix(v.name, begin(of)))
 	}
-	for source, told := range sources {
-		if diff := cmp.Diff(slices.Sorted(slices.Values(names)), told(t, "")); diff != "" {
-			t.Errorf("%s has other verbs (-help +it):\n%s", source, diff)
+	slices.Sort(names)
+	inHelp, _, _ := strings.Cut(help, "Options:")
+	if diff := cmp.Diff(names, matches(`(?m)^  ([a-z-]+) `, inHelp)); diff != "" {
+		t.Errorf("the help has other verbs of %q (-want +got):\n%s", of, diff)
+	}
+	for name, source := range sources {
+		if diff := cmp.Diff(names, source.verbs(t, of)); diff != "" {
+			t.Errorf("%s has other verbs of %q (-help +it):\n%s", name, of, diff)
 		}
-		for _, v := range verbs() {
-			var help bytes.Buffer
-			if err := v.printHelp(pipe(&help)); err != nil {
-				t.Fatal(err)
+	}
+	for _, v := range verbs {
+		var help bytes.Buffer
+		if err := v.printHelp(pipe(&help)); err != nil {
+			t.Fatal(err)
+		}
+		_, options, _ := strings.Cut(help.String(), "Options:")
+		want := append(matches(`(?m)^ +(-[a-z])\b`, options), matches(`(?m)^ +(?:-[a-z], )?(--[a-z0-9-]+)`, options)...)
+		slices.Sort(want)
+		for name, source := range sources {
+			if diff := cmp.Diff(want, source.options(t, v.name)); diff != "" {
+				t.Errorf("%s has other options for %s (-help +it):\n%s", name, v.name, diff)
 			}
-			_, options, _ := strings.Cut(help.String(), "Options:")
-			want := append(matches(`(?m)^ +(-[a-z])\b`, options), matches(`(?m)^ +(?:-[a-z], )?(--[a-z-]+)`, options)...)
-			slices.Sort(want)
-			if diff := cmp.Diff(want, told(t, v.name)); diff != "" {
-				t.Errorf("%s has other options for %s (-help +it):\n%s", source, v.name, diff)
-			}
+		}
+		if len(v.verbs) > 0 {
+			requireToldEverywhere(t, v.name, v.verbs, help.String())
 		}
 	}
 }
@@ -179,8 +225,9 @@ func fakePrograms(t *testing.T) {
 	t.Helper()
 	bin := t.TempDir()
 	for name, script := range map[string]string{
-		"ostree":       "[ \"$1\" = refs ] && printf 'origin:debian/13\\nlocal\\n'",
-		"liveapplyctl": "[ \"$1\" = history ] && printf 'STARTED TRANSACTION COMMIT\\n2026-11-21 12:00:00  1111 aaaa\\n2026-11-21 12:00:01  2222 bbbb\\n'",
+		"ostree": "[ \"$1\" = refs ] && printf 'origin:debian/13\\nlocal\\n'",
+		"liveapplyctl": `[ "$1" = history ] && printf 'STARTED TRANSACTION COMMIT\n2026-11-21 12:00:00  1111 aaaa\n2026-11-21 12:00:01  2222 bbbb\n'
+[ "$1 $2" = "overlay list" ] && printf 'NAME   SCOPE\nhotfix system\ntools  global\n'`,
 	} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 			t.Fatal(err)
@@ -193,16 +240,29 @@ func fakePrograms(t *testing.T) {
 func TestCompletionOffersWhatIsThere(t *testing.T) {
 	fakePrograms(t)
 	zshStubs := `_call_program() { shift; "$@" 2>/dev/null }; compadd() { print -l -- ${(P)${@[-1]}} }; _arguments() { : }; source ` + zshCompletion + `; `
-	for verb, want := range map[string][]string{"apply": {"local", "origin:debian/13"}, "plot": {"1111", "2222"}} {
-		function := map[string]string{"apply": "_liveapplyctl_commits", "plot": "_liveapplyctl_transactions"}[verb]
-		for shell, got := range map[string]string{
-			"bash": output(t, "bash", "--norc", "-c", "source "+bashCompletion+"; COMP_WORDS=(liveapplyctl "+verb+" ''); COMP_CWORD=2; _liveapplyctl; printf '%s\\n' \"${COMPREPLY[@]}\""),
-			"fish": output(t, "fish", "--no-config", "-c", "source "+fishCompletion+"; complete -C 'liveapplyctl "+verb+" '"),
-			"zsh":  output(t, "zsh", "-f", "-c", zshStubs+function),
+	for verb, want := range map[string]struct {
+		function string // of zsh
+		offered  []string
+	}{
+		"apply":           {"_liveapplyctl_commits", []string{"local", "origin:debian/13"}},
+		"plot":            {"_liveapplyctl_transactions", []string{"1111", "2222"}},
+		"overlay show":    {"_liveapplyctl_overlays", []string{"hotfix", "tools"}},
+		"overlay set":     {"_liveapplyctl_overlays", []string{"hotfix", "tools"}},
+		"overlay disable": {"_liveapplyctl_overlays", []string{"hotfix", "tools"}},
+	} {
+		for shell, got := range map[string][]string{
+			"bash": inBash(t, verb+" ''"),
+			"fish": inFish(t, verb+" "),
+			"zsh":  matches(`(?m)^(\S+)`, output(t, "zsh", "-f", "-c", zshStubs+want.function)),
 		} {
-			if diff := cmp.Diff(want, matches(`(?m)^(\S+)`, got)); diff != "" {
+			if diff := cmp.Diff(want.offered, got); diff != "" {
 				t.Errorf("%s offers for %s (-want +got):\n%s", shell, verb, diff)
 			}
+		}
+	}
+	for shell, got := range map[string][]string{"bash": inBash(t, "overlay add hotfix /etc/passw"), "fish": inFish(t, "overlay add hotfix /etc/passw")} {
+		if !slices.Contains(got, "/etc/passwd") {
+			t.Errorf("%s offers as the path of a file: %q", shell, got)
 		}
 	}
 }
@@ -219,7 +279,8 @@ func TestExitStatusesAreDocumented(t *testing.T) {
 
 // schemas are the sections of the man page on what is in JSON.
 var schemas = map[reflect.Type]string{
-	reflect.TypeFor[state.Stamp]():      "The stamp",
+	reflect.TypeFor[statusFacts]():      "The stamp",
+	reflect.TypeFor[phase.UsrLayer]():   "A layer of /usr",
 	reflect.TypeFor[partial.About]():    "A part of a commit",
 	reflect.TypeFor[state.Summary]():    "The summary of a plan",
 	reflect.TypeFor[impact.Impact]():    "The impact",
@@ -234,6 +295,13 @@ var schemas = map[reflect.Type]string{
 	reflect.TypeFor[state.Entry]():      "A transaction",
 	reflect.TypeFor[state.PhaseRun]():   "A phase",
 	reflect.TypeFor[state.Step]():       "A step",
+
+	reflect.TypeFor[listedOverlay](): "The overlay",
+	reflect.TypeFor[shownOverlay]():  "The overlay with its entries",
+	reflect.TypeFor[overlay.Entry](): "The entry of an overlay",
+	reflect.TypeFor[overlay.Base]():  "What an overlay replaced",
+	reflect.TypeFor[difference]():    "A difference",
+	reflect.TypeFor[facts]():         "A file of a difference",
 
 	reflect.TypeFor[services.NeedsRestart](): "What needs a restart",
 	reflect.TypeFor[services.Outdated]():     "The owner of processes",
@@ -269,7 +337,7 @@ func jsonType(t reflect.Type) (word string, object reflect.Type) {
 func jsonFields(t reflect.Type) (rows []string, objects []reflect.Type) {
 	for _, field := range reflect.VisibleFields(t) {
 		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if field.Anonymous || name == "-" {
+		if field.Anonymous || name == "-" || !field.IsExported() {
 			continue // its fields are listed, too; or it is none
 		}
 		word, object := jsonType(field.Type)
@@ -298,9 +366,10 @@ func documentedFields(section string) []string {
 func TestFieldsOfTheJSONAreDocumented(t *testing.T) {
 	page, text := readFile(t, manPage), readFile(t, architecture)
 	seen := map[reflect.Type]bool{}
-	// What status, diff and apply --dry-run, history, and needs-restart print, and all that is in that.
+	// What status, diff and apply --dry-run, history, needs-restart, and overlay list, show and diff print, and all that is in that.
 	for objects := []reflect.Type{
-		reflect.TypeFor[state.Stamp](), reflect.TypeFor[state.Summary](), reflect.TypeFor[state.Entry](), reflect.TypeFor[services.NeedsRestart](),
+		reflect.TypeFor[statusFacts](), reflect.TypeFor[state.Summary](), reflect.TypeFor[state.Entry](), reflect.TypeFor[services.NeedsRestart](),
+		reflect.TypeFor[listedOverlay](), reflect.TypeFor[shownOverlay](), reflect.TypeFor[difference](),
 	}; len(objects) > 0; objects = objects[1:] {
 		object := objects[0]
 		if seen[object] {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -14,7 +15,12 @@ func helpCommand(*pflag.FlagSet) func(context.Context, []string) error {
 		if len(args) == 0 {
 			return printHelp(openScreen(os.Stdout))
 		}
-		v, err := findVerb(args[0])
+		v, err := findVerb(verbs(), args[0])
+		for _, name := range args[1:] {
+			if err == nil {
+				v, err = findVerb(v.verbs, v.name+" "+name)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -28,12 +34,17 @@ func printHelp(out screen) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s liveapplyctl [OPTION...] [VERB ...]\n\nBring an OSTree commit into the running system, without a reboot.\n\n%s\n",
 		out.style(bold, "Usage:"), out.style(bold, "Verbs:"))
-	for _, v := range verbs() {
-		fmt.Fprintf(&text, "  %-20s %s\n", v.name+" "+v.args, v.summary)
-	}
+	listVerbs(&text, "", verbs())
 	fmt.Fprintf(&text, "\n%s\n%s\nWithout a verb it is status. %s\n", out.style(bold, "Options:"), out.usages(global), exitStatusText)
 	_, err := fmt.Fprint(out, text.String())
 	return err
+}
+
+// listVerbs names verbs, below each other, without what the names of all of them begin with.
+func listVerbs(w io.Writer, begin string, verbs []verb) {
+	for _, v := range verbs {
+		fmt.Fprintf(w, "  %-20s %s\n", strings.TrimPrefix(v.name, begin)+" "+v.args, v.summary)
+	}
 }
 
 // exitStatusText says in the help what the man page has in a table.
@@ -46,6 +57,11 @@ func (v verb) printHelp(out screen) error {
 	text := fmt.Sprintf("%s %s\n\n%s.\n", out.style(bold, "Usage:"), usage, v.summary)
 	if v.details != "" {
 		text += "\n" + strings.Join(out.forHelp().wrap(v.details, 0), "\n") + "\n"
+	}
+	if len(v.verbs) > 0 {
+		var list strings.Builder
+		listVerbs(&list, v.name+" ", v.verbs)
+		text += fmt.Sprintf("\n%s\n%s", out.style(bold, "Verbs:"), list.String())
 	}
 	_, err := fmt.Fprintf(out, "%s\n%s\n%s", text, out.style(bold, "Options:"), out.usages(flags))
 	return err

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -32,31 +34,32 @@ type usageError struct{ error }
 // verb is a command of liveapplyctl.
 type verb struct {
 	name    string
-	args    string // for the usage line
+	args    string // for the usage line, which also says how many there may be
 	summary string
 	details string // for the verb's own help
-	maxArgs int
 	// command declares its options and returns what to do with them and the arguments.
 	command func(*pflag.FlagSet) func(ctx context.Context, args []string) error
+	// verbs are those that a verb has of its own; their names begin with its name.
+	verbs []verb
 }
 
 // verbs are in the order of the help. It is a function because help, one of them, lists them.
 func verbs() []verb {
 	return []verb{
-		{"status", "", "Show what is booted, what is live, and what is under way", statusDetails, 0, statusCommand},
-		{"diff", "[COMMIT]", "Show what applying a commit would mean", diffDetails, 1, diffCommand},
-		{"apply", "[COMMIT]", "Apply a commit to the running system", applyDetails, 1, applyCommand},
-		{"rollback", "", "Go back to what was live before the last application", rollbackDetails, 0, rollbackCommand},
-		{"reset", "", "Go back to the booted tree", resetDetails, 0, resetCommand},
-		{"needs-restart", "", "Show what runs on files that are no longer there", needsRestartDetails, 0, needsRestartCommand},
-		{"history", "", "Show the transactions of the past", historyDetails, 0, historyCommand},
-		{"plot", "[TRANSACTION]", "Draw the time line of a transaction as SVG", plotDetails, 1, plotCommand},
-		{"help", "[VERB]", "Show this help, or that of a verb", "", 1, helpCommand},
+		{"status", "", "Show what is booted, what is live, and what is under way", statusDetails, statusCommand, nil},
+		{"diff", "[COMMIT]", "Show what applying a commit would mean", diffDetails, diffCommand, nil},
+		{"apply", "[COMMIT]", "Apply a commit to the running system", applyDetails, applyCommand, nil},
+		{"rollback", "", "Go back to what was live before the last application", rollbackDetails, rollbackCommand, nil},
+		{"reset", "", "Go back to the booted tree", resetDetails, resetCommand, nil},
+		{"needs-restart", "", "Show what runs on files that are no longer there", needsRestartDetails, needsRestartCommand, nil},
+		{"overlay", "[VERB...]", "Keep files of your own on top of the live tree", overlayDetails, overlayCommand, overlayVerbs()},
+		{"history", "", "Show the transactions of the past", historyDetails, historyCommand, nil},
+		{"plot", "[TRANSACTION]", "Draw the time line of a transaction as SVG", plotDetails, plotCommand, nil},
+		{"help", "[VERB...]", "Show this help, or that of a verb", "", helpCommand, nil},
 	}
 }
 
-func findVerb(name string) (verb, error) {
-	all := verbs()
+func findVerb(all []verb, name string) (verb, error) {
 	if i := slices.IndexFunc(all, func(v verb) bool { return v.name == name }); i >= 0 {
 		return all[i], nil
 	}
@@ -107,7 +110,7 @@ func run(ctx context.Context, args []string) error {
 	case len(rest) == 0:
 		rest = []string{"status"}
 	}
-	v, err := findVerb(rest[0])
+	v, err := findVerb(verbs(), rest[0])
 	if err != nil {
 		return err
 	}
@@ -131,8 +134,25 @@ func (v verb) run(ctx context.Context, args []string) error {
 	if *help {
 		return v.printHelp(openScreen(os.Stdout))
 	}
-	if flags.NArg() > v.maxArgs {
+	switch least, most := v.arity(); {
+	case flags.NArg() < least:
+		return usageError{fmt.Errorf("%s: there is something missing: %s", v.name, v.args)}
+	case flags.NArg() > most:
 		return usageError{fmt.Errorf("%s: too many arguments: %q", v.name, flags.Args())}
 	}
 	return command(ctx, flags.Args())
+}
+
+// arity is how many arguments a verb takes: its usage line has what may be left out in brackets, and dots behind what there can be many of.
+func (v verb) arity() (least, most int) {
+	for _, arg := range strings.Fields(v.args) {
+		if !strings.HasPrefix(arg, "[") {
+			least++
+		}
+		most++
+	}
+	if strings.Contains(v.args, "...") {
+		most = math.MaxInt
+	}
+	return least, most
 }

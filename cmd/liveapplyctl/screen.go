@@ -127,9 +127,14 @@ func (s screen) wrap(text string, indent int) []string {
 
 // printable makes one line of a text that others have written, in which nothing commands the terminal: file names of a commit, say.
 func printable(text string) string {
+	return harmless(strings.NewReplacer("\n", "; ", "\t", `\u0009`).Replace(strings.TrimSpace(text)))
+}
+
+// harmless is a line in which nothing commands the terminal, with its tabs.
+func harmless(line string) string {
 	var out strings.Builder
-	for _, r := range strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ") {
-		if unicode.IsPrint(r) {
+	for _, r := range line {
+		if unicode.IsPrint(r) || r == '\t' {
 			out.WriteRune(r)
 		} else {
 			fmt.Fprintf(&out, `\u%04x`, r)

@@ -41,7 +41,7 @@ func named(commit ostree.Checksum) string {
 // job is a unit to start, and what to expect of it.
 type job struct {
 	unit   string
-	phases []string        // in their order
+	phases []string        // in their order; none if it is no transaction
 	target ostree.Checksum // of its transaction
 	done   string          // what to say then
 }
@@ -69,7 +69,7 @@ func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) erro
 		return nil
 	}
 	end := func(bool) {}
-	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet {
+	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet && len(j.phases) > 0 {
 		end = showProgress(ctx, systemd, machine, j, screen)
 	}
 	err = systemd.Run(ctx, j.unit)

@@ -20,26 +20,43 @@ import (
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-const statusDetails = `With --json it prints the stamp (liveapplyctl(1) describes its fields), also when nothing is applied.`
+const statusDetails = `With --json it prints the stamp, also when nothing is applied, and the stack of /usr (liveapplyctl(1) describes the fields). A system that was not booted from
+OSTree has only the stack.`
+
+// statusFacts are what status tells programs.
+type statusFacts struct {
+	*state.Stamp                  // nil without OSTree
+	Stack        []phase.UsrLayer `json:"stack"` // what /usr shows, from top to bottom
+}
 
 func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
-	asJSON := flags.Bool("json", false, "print the stamp as JSON")
+	asJSON := flags.Bool("json", false, "print the stamp and the stack of /usr as JSON")
 	return func(ctx context.Context, _ []string) error {
-		machine, err := phase.Open()
+		machine, err := phase.OpenAnywhere()
 		if err != nil {
 			return err
 		}
-		stamp, err := machine.Status()
+		stack, err := machine.UsrStack()
 		if err != nil {
 			return err
+		}
+		var stamp *state.Stamp
+		if machine.IsOSTree() {
+			if stamp, err = machine.Status(); err != nil {
+				return err
+			}
 		}
 		if *asJSON {
-			return json.NewEncoder(os.Stdout).Encode(stamp)
+			return json.NewEncoder(os.Stdout).Encode(statusFacts{stamp, stack})
+		}
+		if stamp == nil {
+			return printStack(openScreen(os.Stdout), stack)
 		}
 		shown, err := lookAround(ctx, machine, stamp)
 		if err != nil {
 			return err
 		}
+		shown.stack = stack
 		if stamp.Phase != "" {
 			shown.doing = doing(ctx, machine, stamp)
 		}
@@ -53,9 +70,10 @@ type situation struct {
 	next  ostree.Deployment // that the machine will boot
 	last  *state.Entry      // of the history; nil if there is none
 	about map[ostree.Checksum]about
-	doing string // what the phase under way says of itself; empty if there is none, or it says nothing
-	waits string // why what is staged is not applied without a person
-	slot  string // of the fleet: who waits for one, or holds one
+	stack []phase.UsrLayer // of /usr
+	doing string           // what the phase under way says of itself; empty if there is none, or it says nothing
+	waits string           // why what is staged is not applied without a person
+	slot  string           // of the fleet: who waits for one, or holds one
 	// updateFailed tells that the last attempt to fetch an update has.
 	updateFailed bool
 }
@@ -200,6 +218,7 @@ func (s *situation) fields(now time.Time) []field {
 			fields = append(fields, field{"Previous", dim, []string{stamp.Previous.String()}})
 		}
 	}
+	fields = append(fields, stackFields(s.stack)...)
 	if stamp.Phase != "" {
 		fields = append(fields, field{"Under way", yellow, s.underWay()})
 	} else {
@@ -222,6 +241,56 @@ func (s *situation) fields(now time.Time) []field {
 		fields = append(fields, field{"Last failure", red, []string{failure}})
 	}
 	return fields
+}
+
+// stackFields tell of what /usr shows if there are overlays; without them, what is booted and live says it.
+func stackFields(stack []phase.UsrLayer) []field {
+	overlays := slices.DeleteFunc(slices.Clone(stack), func(l phase.UsrLayer) bool { return l.Name == "" })
+	if len(overlays) == 0 {
+		return nil
+	}
+	fields := []field{{"/usr", plain, stackLines(stack)}}
+	for _, l := range overlays {
+		if len(l.Stale) > 0 {
+			fields = append(fields, field{"Stale", yellow, []string{printable(l.Name + ": " + strings.Join(l.Stale, ", "))}})
+		}
+	}
+	return fields
+}
+
+// stackLines name the layers of /usr, the topmost first.
+func stackLines(stack []phase.UsrLayer) []string {
+	var lines []string
+	for _, l := range stack {
+		switch l.Kind {
+		case "live":
+			lines = append(lines, "the live commit")
+		case "booted":
+			lines = append(lines, "the booted commit")
+		case "base":
+			lines = append(lines, "what the system has")
+		default:
+			line := l.Kind + " " + l.Name
+			if l.Writable {
+				line += " (writable)"
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// printStack is what there is to say where no commit can be applied.
+func printStack(out screen, stack []phase.UsrLayer) error {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %s\n", out.marks.booted, out.style(bold, "This system was not booted from OSTree"))
+	fields := stackFields(stack)
+	if fields == nil {
+		fields = []field{{"/usr", plain, stackLines(stack)}}
+	}
+	out.printFields(&text, fields)
+	_, err := fmt.Fprint(out, text.String())
+	return err
 }
 
 func (s *situation) underWay() []string {

@@ -280,7 +280,7 @@ func TestRollbackAfterAFailureGoesBackToWhatWasLiveBefore(t *testing.T) {
 func TestManPagesAndCompletionsAreInstalled(t *testing.T) {
 	t.Parallel()
 	m, _ := productMachine(t, nspawn.Trixie, nspawn.Options{})
-	for _, path := range []string{"man/man1/liveapplyctl.1", "man/man5/liveapply.conf.5", "man/man7/liveapply.7", "man/man8/liveapply@.service.8",
+	for _, path := range []string{"man/man1/liveapplyctl.1", "man/man5/liveapply.conf.5", "man/man7/liveapply.7", "man/man7/liveapply-overlay.7", "man/man8/liveapply@.service.8",
 		"man/man8/liveapply-reset.service.8", "bash-completion/completions/liveapplyctl", "zsh/site-functions/_liveapplyctl",
 		"fish/vendor_completions.d/liveapplyctl.fish"} {
 		if m.Run("stat", "--dereference", "--format=%F %a", "/usr/share/"+path) != "regular file 644" {

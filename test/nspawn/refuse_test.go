@@ -475,7 +475,6 @@ func TestSystemThatWasNotBootedFromOSTreeIsRefused(t *testing.T) {
 	for _, command := range [][]string{
 		{"/usr/bin/liveapplyctl", "apply", commit},
 		{"/usr/bin/liveapplyctl", "reset"},
-		{"/usr/bin/liveapplyctl", "status"},
 		{helperPath, "prepare", commit},
 		{helperPath, "recover"},
 	} {

@@ -67,7 +67,21 @@ func recoverAtBoot(root, dir string) error {
 	if err != nil || len(leftovers) == 0 {
 		return err
 	}
-	return want(dir, "sysinit.target", filepath.Join(unitDir, "liveapply-recover.service"))
+	return wantAtBoot(dir, filepath.Join(unitDir, "liveapply-recover.service"))
+}
+
+// bootTargets are those that a boot ends in. What they want is started once. What sysinit.target wants would be started again with
+// every service, which requires that, for it does not stay active; being before sysinit.target is the unit's business.
+var bootTargets = []string{"default.target", "rescue.target"}
+
+// wantAtBoot has a unit started at boot.
+func wantAtBoot(dir, unit string) error {
+	for _, target := range bootTargets {
+		if err := want(dir, target, unit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // want has a unit started with another one. One that an administrator has masked is not started all the same: systemd takes what the

@@ -57,7 +57,10 @@ func made(t *testing.T, dir string) map[string]string {
 
 func TestGenerate(t *testing.T) {
 	staged := map[string]string{"paths.target.wants/liveapply-staged.path": unitDir + "/liveapply-staged.path"}
-	recovers := map[string]string{"sysinit.target.wants/liveapply-recover.service": unitDir + "/liveapply-recover.service"}
+	recovers := map[string]string{
+		"default.target.wants/liveapply-recover.service": unitDir + "/liveapply-recover.service",
+		"rescue.target.wants/liveapply-recover.service":  unitDir + "/liveapply-recover.service",
+	}
 	for name, test := range map[string]struct {
 		files map[string]string
 		off   bool                // nothing is made that shows overlays
@@ -88,8 +91,11 @@ func TestGenerate(t *testing.T) {
 			{"name":"e","kind":"overlay","scope":"unit:off.service","enabled":false,"generation":1}]}`},
 			want: []map[string]string{{
 				"nginx.service.d/60-liveapply-overlays.conf": "[Service]\nExtensionDirectories=/var/lib/liveapply/overlays/b/1/tree\n" +
-					"ExtensionDirectories=/var/lib/liveapply/overlays/a/3/tree\n",
-				"user@1000.service.d/60-liveapply-overlays.conf": "[Service]\nExtensionDirectories=/var/lib/liveapply/overlays/c/1/tree\n",
+					"BindReadOnlyPaths=/var/lib/liveapply/overlays/b/1/tree\n" +
+					"ExtensionDirectories=/var/lib/liveapply/overlays/a/3/tree\n" +
+					"BindReadOnlyPaths=/var/lib/liveapply/overlays/a/3/tree\n",
+				"user@1000.service.d/60-liveapply-overlays.conf": "[Service]\nExtensionDirectories=/var/lib/liveapply/overlays/c/1/tree\n" +
+					"BindReadOnlyPaths=/var/lib/liveapply/overlays/c/1/tree\n",
 			}}},
 		"a damaged list of overlays": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: "", "run/liveapply/overlays/overlays.json": "{"},
 			want: []map[string]string{staged, recovers}, err: "overlays.json"},
@@ -124,7 +130,8 @@ func TestGenerate(t *testing.T) {
 			}
 			want := map[string]string{}
 			if !test.off {
-				want["sysinit.target.wants/liveapply-overlays.service"] = unitDir + "/liveapply-overlays.service"
+				want["default.target.wants/liveapply-overlays.service"] = unitDir + "/liveapply-overlays.service"
+				want["rescue.target.wants/liveapply-overlays.service"] = unitDir + "/liveapply-overlays.service"
 			}
 			for _, part := range test.want {
 				for name, content := range part {

@@ -13,7 +13,7 @@ import (
 // overlays has those that are enabled shown at boot, and to units that alone see some. At boot /var need not be mounted yet: then
 // liveapply-overlays.service, which looks for itself, has systemd run this once more.
 func overlays(root, dir string) error {
-	if err := want(dir, "sysinit.target", filepath.Join(unitDir, "liveapply-overlays.service")); err != nil {
+	if err := wantAtBoot(dir, filepath.Join(unitDir, "liveapply-overlays.service")); err != nil {
 		return err
 	}
 	var all []overlay.Placed
@@ -31,12 +31,14 @@ func overlays(root, dir string) error {
 	return errors.Join(damaged, extensions(all, dir))
 }
 
-// extensions has units see what is for them alone, by ExtensionDirectories= of systemd.exec(5): what is named later lies above.
+// extensions has units see what is for them alone, by ExtensionDirectories= of systemd.exec(5): what is named later lies above. What a unit that runs
+// shows of them cannot be told from its mounts, so the directories are also mounted at their own places: as long as one is, it stays.
 func extensions(all []overlay.Placed, dir string) error {
 	options := map[string][]*unit.UnitOption{}
 	for _, o := range slices.Backward(all) {
 		if name := o.Scope.Unit(); name != "" && o.Enabled && o.Generation > 0 {
-			options[name] = append(options[name], unit.NewUnitOption("Service", "ExtensionDirectories", o.Tree()))
+			options[name] = append(options[name],
+				unit.NewUnitOption("Service", "ExtensionDirectories", o.Tree()), unit.NewUnitOption("Service", "BindReadOnlyPaths", o.Tree()))
 		}
 	}
 	for name, list := range options {

@@ -1,6 +1,7 @@
 package phase
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ func (m *Machine) Overlay(ctx context.Context, id string) error {
 }
 
 func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id string) error {
-	request, err := m.takeOverlayRequest(id)
+	request, err := m.takeOverlayRequest(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -46,9 +47,13 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 		return err
 	}
 	defer writable.close()
+	if err := m.stopWriting(request); err != nil {
+		return err
+	}
 	draft, err := m.draft(ctx, writable, request, overlay.Rules(configuration.Overlay))
 	if err != nil {
-		return errors.Join(err, m.dropOverlayContent(writable.list()))
+		// What was writable is so again.
+		return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t), m.dropOverlayContent(writable.list()))
 	}
 	defer draft.Close()
 	if err := m.commitDraft(ctx, t, writable, draft); err != nil {
@@ -60,13 +65,44 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 	return m.dropOverlayContent(writable.list())
 }
 
-// takeOverlayRequest reads a request and removes it.
-func (m *Machine) takeOverlayRequest(id string) (*overlay.Request, error) {
+// takeOverlayRequest reads a request and removes it. What it leaves to a backup is read from that.
+func (m *Machine) takeOverlayRequest(ctx context.Context, id string) (*overlay.Request, error) {
 	content, err := m.State.TakeOverlayRequest(id)
 	if err != nil {
 		return nil, err
 	}
-	return overlay.ParseRequest(content)
+	request, err := overlay.ParseRequest(content)
+	if err != nil {
+		return nil, err
+	}
+	for i := range request.Operations {
+		op := &request.Operations[i]
+		if op.Verb != overlay.Restore {
+			continue
+		}
+		about, err := overlay.ReadBackup(ctx, op.From)
+		if err != nil {
+			return nil, err
+		}
+		op.Name, op.Scope = cmp.Or(op.Name, about.Name), cmp.Or(op.Scope, about.Scope)
+	}
+	return request, nil
+}
+
+// stopWriting shows what is to be frozen without its being written to: what was written from here on would be lost.
+func (m *Machine) stopWriting(request *overlay.Request) error {
+	shown, err := m.enabled()
+	if err != nil {
+		return err
+	}
+	writable := shown.Writable()
+	if writable == nil || !slices.ContainsFunc(request.Operations, func(op overlay.Operation) bool {
+		return op.Verb == overlay.Freeze && op.Name == writable.Name
+	}) {
+		return nil
+	}
+	writable.Writable = false
+	return m.showOverlays(shown)
 }
 
 // overlayStores are where overlays are, to be changed.

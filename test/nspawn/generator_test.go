@@ -102,13 +102,19 @@ func TestPowerCutIsRecoveredWithABadConfiguration(t *testing.T) {
 	m.Boot()
 	equal(t, "/etc/two exists after the boot", m.Exists("/etc/two"), false)
 	requireNothingLeft(t, m)
-	equal(t, "generated", generated(m), "/run/systemd/generator/sysinit.target.wants/liveapply-recover.service ")
+	var wanted string
+	for _, target := range []string{"default", "rescue"} {
+		for _, unit := range []string{"overlays", "recover"} {
+			wanted += "/run/systemd/generator/" + target + ".target.wants/liveapply-" + unit + ".service "
+		}
+	}
+	equal(t, "generated", generated(m), wanted)
 	// In a container, nobody reads the kernel's log.
 	m.Run("mkdir", "/run/out")
 	said := m.Run("unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /dev && touch /dev/kmsg && "+
 		"/usr/lib/systemd/system-generators/liveapply-generator /run/out /run/out /run/out && cat /dev/kmsg")
 	requireSays(t, "the generator", said, []string{"<3>liveapply-generator: ", "Apply=perhaps"})
-	equal(t, "made", m.Run("ls", "/run/out"), "")
+	equal(t, "made", m.Run("sh", "-c", "ls /run/out/*"), "/run/out/default.target.wants:\nliveapply-overlays.service\n\n/run/out/rescue.target.wants:\nliveapply-overlays.service")
 }
 
 func TestPowerCutIsRecoveredByAPersonWhereLiveapplyIsOff(t *testing.T) {

@@ -5,6 +5,7 @@ package nspawn_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -97,9 +98,11 @@ func TestOverlayReplacesAddsAndMasks(t *testing.T) {
 		reset(t, m)
 		shown()
 
-		// From early boot on.
+		// From early boot on, and only then.
 		m.Reboot()
 		shown()
+		m.Run("systemctl", "start", "systemd-tmpfiles-clean.service")
+		equal(t, "runs at boot", strings.Count(m.Journal("--unit=liveapply-overlays.service", "--output=cat"), "Finished"), 1)
 		overlays(t, m, overlay.Operation{Verb: overlay.Remove, Name: "fix"})
 		for path, before := range map[string]nspawn.Snapshot{"/usr": usr, "/etc": etc} {
 			if diff := nspawn.Diff(before, m.Snapshot(path)); diff != "" {

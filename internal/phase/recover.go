@@ -3,8 +3,10 @@ package phase
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 
+	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -88,9 +90,12 @@ func (s *storage) recoverLive(live ostree.Checksum) error {
 // recoverBooted removes whatever belonged to a tree that is not live any more.
 func (s *storage) recoverBooted(ctx context.Context) error {
 	m := s.machine
-	result, err := m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit, Live: m.Booted.Commit})
-	if err != nil {
-		return err
+	result := &etcmerge.Result{}
+	if !s.isEtcRecovered() {
+		var err error
+		if result, err = m.takeBackEtc(ctx, &state.Transaction{Target: m.Booted.Commit, Live: m.Booted.Commit}); err != nil {
+			return err
+		}
 	}
 	var reload impact.Reload
 	for _, path := range result.Restored {
@@ -104,6 +109,15 @@ func (s *storage) recoverBooted(ctx context.Context) error {
 		return err
 	}
 	return s.dropAll()
+}
+
+// isEtcRecovered tells whether there is nothing to be taken back in /etc: overlays have been put there in this boot, and no commit has anything there.
+// Their files need not step aside then, while services that start may read them.
+func (s *storage) isEtcRecovered() bool {
+	_, isShown := s.machine.followed()
+	_, noAside := os.Lstat(s.machine.asidePath())
+	pending, err := etcmerge.Pending(s.etcDirs())
+	return isShown && noAside != nil && !s.isJournalAbandoned() && !pending && err == nil
 }
 
 // dropAll removes what liveapply keeps for any deployment. Only the journal of /etc outlives that, for a deployment that lost power

@@ -19,9 +19,13 @@ import (
 
 // What /usr shows is the live commit, and above that the overlays that are enabled: whoever switches to a commit takes them along.
 
-// enabled are the overlays that are to be shown to all.
+// enabled are the overlays that are to be shown to all: none if it is not known which there are, as an index is damaged. The system works without.
 func (m *Machine) enabled() (overlay.Stack, error) {
 	all, err := m.Overlays()
+	if errors.Is(err, overlay.ErrDamaged) {
+		warn("%v; going on without overlays", err)
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

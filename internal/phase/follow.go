@@ -23,6 +23,8 @@ import (
 // followed is what the running system shows of overlays, as far as it is not in the mount table: a note in /run.
 type followed struct {
 	Overlays []shownOverlay `json:"overlays"`
+	// Running are units that ran before they were to be restarted, while that is under way.
+	Running []string `json:"running,omitempty"`
 }
 
 // shownOverlay is an overlay that somebody sees.
@@ -99,18 +101,42 @@ func (m *Machine) follow(ctx context.Context, t *state.Transaction, all []overla
 	for _, path := range changed {
 		reload = reload.Union(impact.ReloadFor(strings.TrimPrefix(path, "usr/")))
 	}
-	units := scopedUnits(differing(before, now))
-	reload.Units = reload.Units || len(units) > 0 // the generator writes their drop-ins
 	if m.inInitrd() {
 		return m.noteFollowed(now) // nobody has read anything of it
 	}
-	if err := services.Reload(ctx, reload, t.Step); err != nil {
-		return err
-	}
-	if err := m.restartScoped(ctx, units); err != nil {
+	if err := m.tellOthers(ctx, t, before, now, reload); err != nil {
 		return err
 	}
 	return m.noteFollowed(now)
+}
+
+// tellOthers has those who have read what is different now, or are to see something else, do so.
+func (m *Machine) tellOthers(ctx context.Context, t *state.Transaction, before, now followed, reload impact.Reload) error {
+	units := scopedUnits(differing(before, now))
+	running, err := runningOf(ctx, units)
+	if err != nil {
+		return err
+	}
+	for _, unit := range before.Running {
+		if !slices.Contains(running, unit) {
+			running = append(running, unit)
+		}
+	}
+	// Before that is begun: if a service does not come up with the new content, it has to with what it had.
+	either := followed{Overlays: slices.Concat(before.Overlays, now.Overlays), Running: running}
+	if err := m.noteFollowed(either); err != nil {
+		return err
+	}
+	reload.Units = reload.Units || len(units) > 0 // the generator writes their drop-ins
+	if err := services.Reload(ctx, reload, t.Step); err != nil {
+		return err
+	}
+	if reload.Units {
+		if err := services.WantAgain(ctx); err != nil {
+			warn("%v", err)
+		}
+	}
+	return restartScoped(ctx, units, running)
 }
 
 // showOverlays switches /usr, unless it shows just this.
@@ -307,14 +333,37 @@ func scopedUnits(overlays []shownOverlay) []string {
 	return units
 }
 
-// restartScoped restarts units that are to see something else, if they run. The manager of a user is not: all that the user runs would end.
-func (m *Machine) restartScoped(ctx context.Context, units []string) error {
+// runningOf leaves of units those that run.
+func runningOf(ctx context.Context, units []string) (running []string, err error) {
+	if len(units) == 0 {
+		return nil, nil
+	}
+	err = services.With(ctx, func(systemd *services.Systemd) error {
+		for _, unit := range units {
+			active, err := systemd.IsActive(ctx, unit)
+			if err != nil {
+				return err
+			}
+			if active {
+				running = append(running, unit)
+			}
+		}
+		return nil
+	})
+	return running, err
+}
+
+// restartScoped restarts units that are to see something else, if they ran. The manager of a user is not: all that the user runs would end.
+func restartScoped(ctx context.Context, units, running []string) error {
 	for _, unit := range units {
 		if strings.HasPrefix(unit, "user@") {
 			warn("%s sees its overlays when it is started next: loginctl terminate-user, or a new login after the last session has ended", unit)
 			continue
 		}
-		if err := services.With(ctx, func(systemd *services.Systemd) error { return systemd.TryRestart(ctx, unit) }); err != nil {
+		if !slices.Contains(running, unit) {
+			continue
+		}
+		if err := services.With(ctx, func(systemd *services.Systemd) error { return systemd.Restart(ctx, unit) }); err != nil {
 			return err
 		}
 	}

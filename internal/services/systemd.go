@@ -215,16 +215,40 @@ func (s *Systemd) Run(ctx context.Context, name string) error {
 	return err
 }
 
-// TryRestart restarts a unit if it runs, and waits until it has.
-func (s *Systemd) TryRestart(ctx context.Context, name string) error {
+// Restart restarts a unit, however often that was done before, and waits until it has.
+func (s *Systemd) Restart(ctx context.Context, name string) error {
+	// It also forgets how often it was started (StartLimitBurst= of systemd.unit(5)).
+	if err := s.conn.ResetFailedUnitContext(ctx, name); err != nil && !isNoSuchUnit(err) {
+		return fmt.Errorf("restarting %s: %w", name, err)
+	}
 	done := make(chan string, 1)
-	if _, err := s.conn.TryRestartUnitContext(ctx, name, "replace", done); err != nil {
+	if _, err := s.conn.RestartUnitContext(ctx, name, "replace", done); err != nil {
 		return fmt.Errorf("restarting %s: %w", name, err)
 	}
 	if err := await(ctx, done); err != nil {
 		return fmt.Errorf("restarting %s: %w: see systemctl status %s", name, err, name)
 	}
 	return nil
+}
+
+// IsActive tells whether a unit runs, or is about to.
+func (s *Systemd) IsActive(ctx context.Context, name string) (bool, error) {
+	now, err := s.activeState(ctx, name)
+	return now == "active" || now == "reloading" || now == "activating", err
+}
+
+// WantAgain has a boot that is still under way look again for what it is to start: units may be wanted that were not there when it began.
+func WantAgain(ctx context.Context) error {
+	return With(ctx, func(systemd *Systemd) error {
+		state, err := systemd.conn.SystemStateContext(ctx)
+		if err != nil {
+			return fmt.Errorf("asking systemd how far the boot has come: %w", err)
+		}
+		if state.Value.Value() != "initializing" {
+			return nil
+		}
+		return systemd.Queue(ctx, "default.target")
+	})
 }
 
 // Stop stops units that are no longer wanted, and waits for that.

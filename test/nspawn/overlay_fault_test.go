@@ -28,7 +28,7 @@ type overlayState struct {
 
 func overlayStateOf(t *testing.T, m *nspawn.Machine) (now overlayState) {
 	t.Helper()
-	now.tree = usrAndEtc(m, "usr/lib/lab", "etc", "run/lab")
+	now.tree = usrAndEtc(m, "usr/lib/lab", "usr/share/lab", "etc", "run/lab")
 	for _, store := range overlayStores {
 		for _, o := range indexOf(t, m, store).Overlays {
 			about := fmt.Sprintf("%s: %s %s %d enabled=%t", store, o.Name, o.Scope, o.Priority, o.Enabled)
@@ -97,10 +97,10 @@ var faultContent = []overlay.Operation{
 	{Verb: overlay.Create, Name: "fault", Priority: 3},
 	setFrom("fault", "/usr/lib/lab/changed", "one"),
 	setFrom("fault", "/usr/lib/lab/new/deep/file", "one"),
-	maskAt("fault", "/usr/lib/lab/added"),
+	maskAt("fault", "/usr/share/lab"),
 	setFrom("fault", "/etc/lab/directory/file", "one"),
 	setFrom("fault", "/etc/lab/new/file", "one"),
-	maskAt("fault", "/etc/lab/added"),
+	maskAt("fault", "/etc/lab/edited"),
 	setFrom("fault", "/run/lab/file", "one"),
 }
 

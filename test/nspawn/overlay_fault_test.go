@@ -115,6 +115,11 @@ func verbOn(verb overlay.Verb) []overlay.Operation {
 	return []overlay.Operation{{Verb: verb, Name: "fault"}}
 }
 
+// importing takes an image that is a directory.
+func importing(content string) []overlay.Operation {
+	return []overlay.Operation{{Verb: overlay.Import, Name: "fault", From: overlayContent + "/image-" + content}}
+}
+
 // overlayChanges are run side by side by groups, each on a machine of its own.
 var overlayChanges = [][]overlayChange{
 	{
@@ -135,6 +140,10 @@ var overlayChanges = [][]overlayChange{
 		{name: "enable", arrange: slices.Concat(beside, faultContent, verbOn(overlay.Disable)), request: verbOn(overlay.Enable)},
 		{name: "remove", arrange: slices.Concat(beside, faultContent), request: verbOn(overlay.Remove)},
 		{name: "remove the last one", arrange: faultContent, request: verbOn(overlay.Remove)},
+	},
+	{
+		{name: "import", arrange: beside, request: importing("one")},
+		{name: "import another", arrange: slices.Concat(beside, importing("one")), request: importing("two")},
 	},
 	{
 		{name: "follow to nothing", arrange: slices.Concat(beside, faultContent), rewrites: "s/\"enabled\": true/\"enabled\": false/"},
@@ -167,6 +176,9 @@ func beginOverlays(t *testing.T, m *nspawn.Machine) overlayState {
 	m.Run("mkdir", "--parents", overlayContent)
 	for _, content := range []string{"one", "two"} {
 		m.Write(overlayContent+"/"+content, content+"\n")
+		m.Run("install", "-D", "--mode=644", overlayContent+"/"+content, overlayContent+"/image-"+content+"/lib/lab/changed")
+		m.Run("install", "-D", "--mode=644", overlayContent+"/"+content, overlayContent+"/image-"+content+"/usr/lib/lab/of-"+content+"/file")
+		m.Run("install", "-D", "--mode=644", overlayContent+"/"+content, overlayContent+"/image-"+content+"/etc/lab/default")
 	}
 	clearOverlays(t, m)
 	overlays(t, m, overlay.Operation{Verb: overlay.Create, Name: "fault"}) // the first change of all leaves notes in /run
@@ -335,7 +347,7 @@ func TestPowerCutDuringAChangeOfOverlays(t *testing.T) {
 	m := makeInjection(t).m
 	nothing := beginOverlays(t, m)
 	came := map[string]int{}
-	for _, c := range slices.Concat(overlayChanges[:3]...) {
+	for _, c := range slices.Concat(overlayChanges[:4]...) {
 		after := c.undisturbed(t, m)
 		c.arranged(t, m)
 		whole := measured(func() { c.act(t, m) })

@@ -72,12 +72,16 @@ func (m *Machine) UsrStack() ([]UsrLayer, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := m.Overlays()
-	if err != nil {
-		return nil, err
-	}
 	layers := []UsrLayer{}
-	if usr.Shown.Digest != "" {
+	all, err := m.Overlays()
+	switch {
+	case errors.Is(err, overlay.ErrDamaged): // the mount table knows the names
+		for _, name := range usr.Shown.Names {
+			layers = append(layers, UsrLayer{Kind: string(overlay.Ordinary), Name: name})
+		}
+	case err != nil:
+		return nil, err
+	case usr.Shown.Digest != "":
 		if layers, err = m.overlayLayers(shownBy(overlay.Enabled(all), usr.Shown)); err != nil {
 			return nil, err
 		}

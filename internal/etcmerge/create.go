@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 )
 
@@ -40,7 +41,7 @@ func createDir(dir int, name string, state State) error {
 	if err := unix.Mkdirat(dir, name, 0o700); err != nil {
 		return err
 	}
-	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := beneath.Open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
@@ -56,7 +57,7 @@ func createSymlink(dir int, name, target string, state State) error {
 		return fmt.Errorf("set the owner: %w", err)
 	}
 	for _, x := range state.Xattrs {
-		if err := unix.Lsetxattr(procPath(dir, name), string(x.Name), x.Value, 0); err != nil {
+		if err := unix.Lsetxattr(beneath.Path(dir, name), string(x.Name), x.Value, 0); err != nil {
 			return fmt.Errorf("set xattr %q: %w", x.Name, err)
 		}
 	}
@@ -100,7 +101,7 @@ func copyAt(srcDir int, src string, dstDir int, dst string) error {
 	if err != nil {
 		return err
 	}
-	if p.Xattrs, err = readXattrs(procPath(srcDir, src)); err != nil {
+	if p.Xattrs, err = readXattrs(beneath.Path(srcDir, src)); err != nil {
 		return err
 	}
 	switch p.Type {

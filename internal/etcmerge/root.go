@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // root is /etc, or a tree that Put takes files from, held by a file descriptor: everything below is reached from there, one directory at a time, and never through a
@@ -69,21 +70,7 @@ func (r *root) openDir(path string) (int, error) {
 	if path == "" {
 		path = "."
 	}
-	return openBeneath(r.fd, path, unix.O_RDONLY|unix.O_DIRECTORY)
-}
-
-// openBeneath is openat2 (Linux 5.6) that follows no symbolic link, leaves dir in no way, and enters no other mount.
-func openBeneath(dir int, path string, flags uint64) (int, error) {
-	how := unix.OpenHow{
-		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(dir, path, &how)
-		if err == nil || !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) { // EAGAIN: a rename elsewhere came in between
-			return fd, err
-		}
-	}
+	return beneath.Open(r.fd, path, unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
 // notThere tells whether a path does not exist because it, or a directory on the way to it, is missing or is something else: a symbolic
@@ -95,12 +82,6 @@ func notThere(err error) bool {
 // isMountPoint tells whether a call failed because something is mounted at the path, or above it.
 func isMountPoint(err error) bool {
 	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EBUSY)
-}
-
-// procPath names an entry of an open directory for the calls that take no directory descriptor (setxattrat is in Linux 6.13 and
-// later only). Those used with it do not follow a symbolic link at its end.
-func procPath(dir int, name string) string {
-	return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name
 }
 
 // names returns what a directory below /etc has, sorted.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
@@ -196,7 +197,7 @@ func completeAt(dir int, name string, p *present) (err error) {
 	case Other:
 		return nil
 	}
-	p.Xattrs, err = readXattrs(procPath(dir, name))
+	p.Xattrs, err = readXattrs(beneath.Path(dir, name))
 	return err
 }
 
@@ -211,7 +212,7 @@ func readlinkAt(dir int, name string) (string, error) {
 
 // openRegular opens a file for reading; what has become something else meanwhile is not read.
 func openRegular(dir int, name string) (*os.File, error) {
-	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := beneath.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 )
 
@@ -117,7 +118,7 @@ func ensureDir(dir int, name string) (int, error) {
 	if err := unix.Mkdirat(dir, name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return -1, err
 	}
-	return openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	return beneath.Open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
 // areApart tells whether two directories are on different mounts, between which link(2) and rename(2) do not work, even on
@@ -157,7 +158,7 @@ func (s *store) clear() error {
 // removeFrom removes everything from a directory of the Store but what is in keep. A directory that is not empty stays: what
 // the administrator put into it at the very moment when it was replaced is not ours to delete.
 func (s *store) removeFrom(dir int, name string, keep map[string]bool) error {
-	fd, err := openBeneath(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := beneath.Open(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}

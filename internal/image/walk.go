@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/xattr"
 	"golang.org/x/sys/unix"
 )
@@ -49,10 +50,7 @@ func (w *walk) children(dir *os.File, parent string) error {
 }
 
 func (w *walk) child(dir *os.File, name, child string) error {
-	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	fd, err := beneath.Open(int(dir.Fd()), name, unix.O_PATH)
 	if err == unix.EXDEV {
 		err = fmt.Errorf("something is mounted there: %w", err)
 	}
@@ -82,7 +80,7 @@ func (w *walk) child(dir *os.File, name, child string) error {
 	case unix.S_IFREG:
 		return w.regular(e, fd, st)
 	case unix.S_IFLNK:
-		return w.symlink(e, fd, fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)) // there is no lgetxattrat before Linux 6.13
+		return w.symlink(e, fd, beneath.Path(int(dir.Fd()), name))
 	}
 	return w.entry(e) // which refuses it
 }

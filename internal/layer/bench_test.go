@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/ostree/ostreetest"
 	"github.com/liveapply/liveapply/internal/treediff"
@@ -40,7 +41,7 @@ func BenchmarkBuild(b *testing.B) {
 		}
 		b.StopTimer()
 		b.ReportMetric(float64(stats.Links+stats.Directories+stats.Whiteouts), "entries")
-		if err := Remove(dir); err != nil {
+		if err := beneath.Remove(dir); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()
@@ -74,7 +75,7 @@ func BenchmarkFloor(b *testing.B) {
 		}
 		unix.Close(fd)
 		b.StopTimer()
-		if err := Remove(dir); err != nil {
+		if err := beneath.Remove(dir); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()

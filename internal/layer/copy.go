@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"golang.org/x/sys/unix"
 )
@@ -42,7 +43,7 @@ func copySymlink(dir int, name string, file *ostree.File) error {
 	if err := unix.Fchownat(dir, name, int(file.UID), int(file.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("chown %d:%d: %w", file.UID, file.GID, err)
 	}
-	path := fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) // there is no lsetxattrat before Linux 6.13
+	path := beneath.Path(dir, name)
 	for _, xattr := range file.Xattrs {
 		if err := unix.Lsetxattr(path, xattr.Name, xattr.Value, 0); err != nil {
 			return fmt.Errorf("setting xattr %s: %w", xattr.Name, err)

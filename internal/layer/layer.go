@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/treediff"
 	"golang.org/x/sys/unix"
@@ -46,7 +46,7 @@ func Build(ctx context.Context, repo *ostree.Repo, changes []treediff.Change, di
 	}
 	stats, err := build(ctx, repo, changes, dir, progress)
 	if err != nil {
-		return Stats{}, errors.Join(fmt.Errorf("layer %s: %w", filepath.Base(dir), err), Remove(dir))
+		return Stats{}, errors.Join(fmt.Errorf("layer %s: %w", filepath.Base(dir), err), beneath.Remove(dir))
 	}
 	return stats, nil
 }
@@ -112,48 +112,4 @@ func indexFunc(changes []treediff.Change, f func(treediff.Change) bool) int {
 // within tells whether path is dir or below it.
 func within(path, dir string) bool {
 	return dir == "" || strings.HasPrefix(path, dir) && (len(path) == len(dir) || path[len(dir)] == '/')
-}
-
-// Remove deletes dir and everything below it, and nothing else: it follows no symbolic link and enters no mount point. It is no error
-// if there is no dir.
-func Remove(dir string) error {
-	parent, err := unix.Open(filepath.Dir(dir), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("removing %s: %w", dir, err)
-	}
-	defer unix.Close(parent)
-	if err := removeAt(parent, filepath.Base(dir)); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("removing %s: %w", dir, err)
-	}
-	return nil
-}
-
-func removeAt(parent int, name string) error {
-	fd, err := unix.Openat2(parent, name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if err != nil {
-		return fmt.Errorf("opening directory %s: %w", name, err)
-	}
-	dir := os.NewFile(uintptr(fd), name)
-	defer dir.Close()
-	entries, err := dir.ReadDir(-1)
-	if err != nil {
-		return fmt.Errorf("reading directory %s: %w", name, err)
-	}
-	for _, entry := range entries {
-		if entry.IsDir() {
-			err = removeAt(fd, entry.Name())
-		} else {
-			err = unix.Unlinkat(fd, entry.Name(), 0)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/ostree/ostreetest"
 	"github.com/liveapply/liveapply/internal/treediff"
@@ -330,7 +331,7 @@ func TestEndedContextLeavesAllOrNothing(t *testing.T) {
 	if err == nil && len(files) != 1000 || err != nil && (len(files) != 0 || !errors.Is(err, context.Canceled)) {
 		t.Errorf("%d files are there, and the error is %v", len(files), err)
 	}
-	u.check(Remove(dir))
+	u.check(beneath.Remove(dir))
 	u.refusedIn(ctx, "context canceled")
 }
 
@@ -417,47 +418,5 @@ func TestNeedIsEnough(t *testing.T) {
 	}
 	if need.Inodes > 2*used.Inodes || need.Bytes > 4*used.Bytes {
 		t.Errorf("it needed %+v, the estimate is far too high: %+v", used, need)
-	}
-}
-
-func TestRemoveDeletesTheLayerAndNothingElse(t *testing.T) {
-	dir := t.TempDir()
-	outside := filepath.Join(dir, "outside")
-	for _, sub := range []string{"outside/kept", "layer/a/b/c", "layer/closed"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	layer := filepath.Join(dir, "layer")
-	if err := errors.Join(os.Symlink(outside, filepath.Join(layer, "a/link")), os.Chmod(filepath.Join(layer, "closed"), 0),
-		unix.Mknod(filepath.Join(layer, "a/whiteout"), unix.S_IFCHR, 0), unix.Mount(outside, filepath.Join(layer, "a/b/c"), "", unix.MS_BIND, "")); err != nil {
-		t.Fatal(err)
-	}
-	if err := Remove(layer); err == nil {
-		t.Error("no error although something is mounted there")
-	}
-	if _, err := os.Stat(filepath.Join(outside, "kept")); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Unmount(filepath.Join(layer, "a/b/c"), 0); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // the second time there is nothing
-		if err := Remove(layer); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := Remove(filepath.Join(dir, "no/such/directory")); err != nil {
-		t.Error(err)
-	}
-	left, err := filepath.Glob(filepath.Join(dir, "*/*"))
-	if diff := cmp.Diff([]string{filepath.Join(outside, "kept")}, left); diff != "" || err != nil {
-		t.Error(diff, err)
-	}
-	if err := os.Symlink(outside, layer); err != nil {
-		t.Fatal(err)
-	}
-	if err := Remove(layer); err == nil {
-		t.Error("no error for a symbolic link")
 	}
 }

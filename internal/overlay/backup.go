@@ -15,6 +15,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // A backup is a tar archive, compressed by zstd: a description, and below tree/ the files, links and directories. Masks, and that a directory is opaque,
@@ -145,7 +147,7 @@ func (n node) describe(names map[uint64]string) (described, error) {
 	case File:
 		d.Size, d.SHA256, err = n.sum(io.Discard)
 	case Link:
-		d.Target, err = os.Readlink(procPath(n.dir, n.name))
+		d.Target, err = os.Readlink(beneath.Path(int(n.dir.Fd()), n.name))
 	default:
 		err = fmt.Errorf("it is a %s file", d.Kind)
 	}
@@ -154,7 +156,7 @@ func (n node) describe(names map[uint64]string) (described, error) {
 
 // sum copies a file's content, and returns its checksum.
 func (n node) sum(to io.Writer) (size int64, checksum string, err error) {
-	file, err := openRegular(procPath(n.dir, n.name))
+	file, err := openRegular(beneath.Path(int(n.dir.Fd()), n.name))
 	if err != nil {
 		return 0, "", err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
 
@@ -18,7 +19,7 @@ func clone(from, to *os.File) error {
 	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
 		return err
 	}
-	have, err := attributesOf(procPath(from, "."), &st)
+	have, err := attributesOf(beneath.Path(int(from.Fd()), "."), &st)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func cloneEntry(from, to *os.File, entry os.DirEntry) error {
 	if !entry.IsDir() {
 		return cloneFile(from, to, name)
 	}
-	source, err := openDirAt(from, name)
+	source, err := beneath.OpenDir(from, name)
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func cloneEntry(from, to *os.File, entry os.DirEntry) error {
 	if err := unix.Mkdirat(int(to.Fd()), name, 0o700); err != nil {
 		return err
 	}
-	target, err := openDirAt(to, name)
+	target, err := beneath.OpenDir(to, name)
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func cloneFile(from, to *os.File, name string) error {
 	if !noted {
 		return unix.Linkat(int(from.Fd()), name, int(to.Fd()), name, 0)
 	}
-	file, err := openRegular(procPath(from, name))
+	file, err := openRegular(beneath.Path(int(from.Fd()), name))
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func cloneFile(from, to *os.File, name string) error {
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return err
 	}
-	have, err := attributesOf(procPath(from, name), &st)
+	have, err := attributesOf(beneath.Path(int(from.Fd()), name), &st)
 	if err != nil {
 		return err
 	}
@@ -96,25 +97,17 @@ func cloneFile(from, to *os.File, name string) error {
 }
 
 func hasNotes(dir *os.File, name string) (bool, error) {
-	st, err := statAt(dir, name)
+	st, err := beneath.Stat(dir, name)
 	if err != nil || st == nil || typeOf(st.Mode) != unix.S_IFREG {
 		return false, err
 	}
-	names, err := xattr.List(procPath(dir, name))
+	names, err := xattr.List(beneath.Path(int(dir.Fd()), name))
 	for _, name := range names {
 		if strings.HasPrefix(name, overlayXattrs) {
 			return true, nil
 		}
 	}
 	return false, err
-}
-
-func openDirAt(dir *os.File, name string) (*os.File, error) {
-	fd, err := openat2(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }
 
 // isOpaque tells whether a directory hides all that lower layers have in it.

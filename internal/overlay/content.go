@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // add takes what the system has at a path.
@@ -97,7 +99,7 @@ func (g *generation) set(path string, op Operation) error {
 // replaced returns the attributes that a file with new content has: those of the file in the overlay, or else in the system.
 func (g *generation) replaced(path string, mode uint32) (attributes, error) {
 	st, err := g.stat(path)
-	root := procPath(g.root, ".")
+	root := beneath.Path(int(g.root.Fd()), ".")
 	if err == nil && (st == nil || typeOf(st.Mode) != unix.S_IFREG) {
 		st, err = g.under.stat(path)
 		root = g.under.Root

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
 
@@ -98,7 +99,7 @@ func (l *listing) isNew(n node) (bool, error) {
 	if !l.written || !strings.Contains(n.path, "/") {
 		return false, nil
 	}
-	names, err := xattr.List(procPath(n.dir, n.name))
+	names, err := xattr.List(beneath.Path(int(n.dir.Fd()), n.name))
 	return !slices.Contains(names, overlayXattrs+"origin"), err
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // generation is the content of an overlay that is being made.
@@ -65,7 +67,7 @@ func (d *Draft) content(name string) (*generation, error) {
 	if err != nil || o.Generation == 0 {
 		return g, err
 	}
-	from, err := openRoot(filepath.Join(d.Store.generation(name, o.Generation), treeName))
+	from, err := beneath.OpenRoot(filepath.Join(d.Store.generation(name, o.Generation), treeName))
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // In a store's directory there is the index, and a directory for each overlay. In that, a generation is <number>/: its content in tree, and beside
@@ -311,5 +311,5 @@ func (s Store) drop(dir string, number int, isWhole bool) error {
 			return err
 		}
 	}
-	return layer.Remove(whole + building)
+	return beneath.Remove(whole + building)
 }

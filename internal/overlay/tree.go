@@ -7,14 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/image"
-	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
 
@@ -29,39 +28,18 @@ type tree struct {
 }
 
 func openTree(dir string, under Under) (*tree, error) {
-	root, err := openRoot(dir)
+	root, err := beneath.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	return &tree{root, under}, nil
 }
 
-func openRoot(dir string) (*os.File, error) {
-	return os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-}
-
 func (t *tree) close() { t.root.Close() }
 
 // openDir opens a directory of the tree.
 func (t *tree) openDir(path string) (*os.File, error) {
-	fd, err := openat2(int(t.root.Fd()), path, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
-func openat2(dir int, path string, flags uint64) (int, error) {
-	how := unix.OpenHow{
-		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(dir, path, &how)
-		if err == nil || !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-			return fd, err
-		}
-	}
+	return beneath.OpenDir(t.root, path)
 }
 
 // stat looks at a path of the tree; nil if nothing is there.
@@ -74,16 +52,7 @@ func (t *tree) stat(path string) (*unix.Stat_t, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	return statAt(dir, filepath.Base(path))
-}
-
-func statAt(dir *os.File, name string) (*unix.Stat_t, error) {
-	var st unix.Stat_t
-	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return &st, err
+	return beneath.Stat(dir, filepath.Base(path))
 }
 
 // beneath looks at what the system has at a path, if the tree does not hide it; nil if nothing is there.
@@ -146,7 +115,7 @@ func (t *tree) parent(path string) (*os.File, error) {
 
 // enter opens a directory in another one; path is that of the directory in the tree.
 func (t *tree) enter(dir *os.File, name, path string) (*os.File, error) {
-	there, err := statAt(dir, name)
+	there, err := beneath.Stat(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -168,11 +137,7 @@ func (t *tree) enter(dir *os.File, name, path string) (*os.File, error) {
 	case typeOf(there.Mode) != unix.S_IFDIR:
 		return nil, fmt.Errorf("/%s is a file in this overlay: nothing can be put below it", path)
 	}
-	fd, err := openat2(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), path), nil
+	return beneath.OpenDir(dir, name)
 }
 
 // plainDir is a directory that only an overlay has, unless something else is said about it.
@@ -243,7 +208,7 @@ func makeDir(dir *os.File, name string, a attributes, opaque bool) error {
 	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
 		return err
 	}
-	fd, err := openat2(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := beneath.Open(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
@@ -295,8 +260,7 @@ func (t *tree) symlink(path, target string, a attributes) error {
 		return fmt.Errorf("chown %d:%d: %w", a.uid, a.gid, err)
 	}
 	for key, value := range a.xattrs {
-		// There is no lsetxattrat before Linux 6.13.
-		if err := unix.Lsetxattr(procPath(dir, name), key, []byte(value), 0); err != nil {
+		if err := unix.Lsetxattr(beneath.Path(int(dir.Fd()), name), key, []byte(value), 0); err != nil {
 			return fmt.Errorf("setting xattr %s: %w", key, err)
 		}
 	}
@@ -328,7 +292,7 @@ func (t *tree) directory(path string, a attributes) error {
 		return err
 	}
 	defer dir.Close()
-	there, err := statAt(dir, filepath.Base(path))
+	there, err := beneath.Stat(dir, filepath.Base(path))
 	if err != nil {
 		return err
 	}
@@ -358,14 +322,14 @@ func (t *tree) exactDirectory(path string, a attributes, opaque bool) error {
 		return err
 	}
 	defer dir.Close()
-	there, err := statAt(dir, filepath.Base(path))
+	there, err := beneath.Stat(dir, filepath.Base(path))
 	if err != nil {
 		return err
 	}
 	if there == nil {
 		return makeDir(dir, filepath.Base(path), a, opaque)
 	}
-	sub, err := openDirAt(dir, filepath.Base(path))
+	sub, err := beneath.OpenDir(dir, filepath.Base(path))
 	if err != nil {
 		return err
 	}
@@ -413,7 +377,7 @@ func (t *tree) keepTimes(dir *os.File, path string) error {
 		if !entry.IsDir() {
 			continue
 		}
-		sub, err := openDirAt(dir, entry.Name())
+		sub, err := beneath.OpenDir(dir, entry.Name())
 		if err != nil {
 			return err
 		}
@@ -464,7 +428,7 @@ func (t *tree) prune(path string, isAsked func(path string) bool) error {
 
 // pruneAt does that for one directory. It tells whether there is one name less in dir.
 func pruneAt(dir *os.File, name string, isAsked bool) (bool, error) {
-	sub, err := openDirAt(dir, name)
+	sub, err := beneath.OpenDir(dir, name)
 	if err != nil {
 		return false, err
 	}
@@ -494,7 +458,7 @@ func (t *tree) vacate(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	there, err := statAt(dir, filepath.Base(path))
+	there, err := beneath.Stat(dir, filepath.Base(path))
 	switch {
 	case err != nil:
 	case there != nil && typeOf(there.Mode) == unix.S_IFDIR, there == nil && system != nil && typeOf(system.Mode) == unix.S_IFDIR:
@@ -513,15 +477,10 @@ func (t *tree) vacate(path string) (*os.File, error) {
 func removeAt(dir *os.File, name string) error {
 	err := unix.Unlinkat(int(dir.Fd()), name, 0)
 	if errors.Is(err, unix.EISDIR) {
-		return layer.Remove(procPath(dir, name))
+		return beneath.Remove(beneath.Path(int(dir.Fd()), name))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
-}
-
-// procPath names an entry of an open directory for calls that take no descriptor.
-func procPath(dir *os.File, name string) string {
-	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + name
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // node is something in a tree.
@@ -21,7 +23,7 @@ type node struct {
 
 // walk visits all that is in a tree, by name, each directory before what is in it. The root is not visited, nor is what describes the tree to systemd.
 func walk(dir string, visit func(node) error) error {
-	root, err := openRoot(dir)
+	root, err := beneath.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
@@ -48,13 +50,13 @@ func walkDir(dir *os.File, path string, visit func(node) error) error {
 }
 
 func (n node) walk(visit func(node) error) (err error) {
-	if n.st, err = statAt(n.dir, n.name); err != nil || n.st == nil {
+	if n.st, err = beneath.Stat(n.dir, n.name); err != nil || n.st == nil {
 		return err
 	}
 	if n.kind() != Folder {
 		return visit(n)
 	}
-	sub, err := openDirAt(n.dir, n.name)
+	sub, err := beneath.OpenDir(n.dir, n.name)
 	if err != nil {
 		return err
 	}
@@ -82,4 +84,6 @@ func (n node) kind() EntryKind {
 	return Special
 }
 
-func (n node) attributes() (attributes, error) { return attributesOf(procPath(n.dir, n.name), n.st) }
+func (n node) attributes() (attributes, error) {
+	return attributesOf(beneath.Path(int(n.dir.Fd()), n.name), n.st)
+}

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/etcmerge"
-	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -90,7 +90,7 @@ func (s *storage) isJournalAbandoned() bool {
 func (s *storage) abandonJournal(damage error) error {
 	warn("%v", damage)
 	if s.isJournalAbandoned() {
-		return layer.Remove(s.etcDirs().Store)
+		return beneath.Remove(s.etcDirs().Store)
 	}
 	if err := os.Rename(s.etcDirs().Store, s.abandonedJournal()); err != nil {
 		return fmt.Errorf("putting the damaged journal aside: %w", err)
@@ -133,11 +133,11 @@ func (s *storage) takeBackByDefaults(ctx context.Context) (*etcmerge.Result, err
 		if err := etcmerge.Commit(s.etcDirs()); err != nil {
 			return nil, err
 		}
-		if err := layer.Remove(s.etcDirs().Store); err != nil {
+		if err := beneath.Remove(s.etcDirs().Store); err != nil {
 			return nil, err
 		}
 	}
-	return all, layer.Remove(s.abandonedJournal())
+	return all, beneath.Remove(s.abandonedJournal())
 }
 
 // livedCommits are those whose defaults may be in /etc: a layer is there of each.

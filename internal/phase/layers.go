@@ -14,9 +14,9 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
-	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/partial"
 	"github.com/liveapply/liveapply/internal/state"
@@ -140,7 +140,7 @@ func (s *storage) dropLayers(keep ostree.Checksum) error {
 				return fmt.Errorf("dropping old layers: %w", err)
 			}
 		}
-		if err := layer.Remove(gone); err != nil {
+		if err := beneath.Remove(gone); err != nil {
 			return err
 		}
 	}
@@ -154,7 +154,7 @@ func (s *storage) tidy() error {
 		return err
 	}
 	if err == nil && !pending { // with a damaged one, it is not known
-		if err := layer.Remove(s.etcDirs().Store); err != nil {
+		if err := beneath.Remove(s.etcDirs().Store); err != nil {
 			return err
 		}
 	}

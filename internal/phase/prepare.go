@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
@@ -331,7 +332,7 @@ func (p *preparation) build(ctx context.Context) error {
 		return writeManifest(dir, about)
 	}
 	aside := dir + ".new"
-	if err := layer.Remove(aside); err != nil {
+	if err := beneath.Remove(aside); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(aside, 0o700); err != nil { // and, the first time, the directory of the booted deployment

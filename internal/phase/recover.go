@@ -6,9 +6,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
-	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
@@ -148,7 +148,7 @@ func (s *storage) dropAll() error {
 		if kept[backing] {
 			leftover = filepath.Join(dir, layersName)
 		}
-		if err := layer.Remove(leftover); err != nil {
+		if err := beneath.Remove(leftover); err != nil {
 			return err
 		}
 		if err := removeEmpty(dir, filepath.Dir(dir)); err != nil {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/overlay/content"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -244,7 +245,7 @@ func anOverlay(t *testing.T, root string, operations ...overlay.Operation) overl
 	t.Helper()
 	dir := t.TempDir()
 	store := overlay.Store{Dir: dir, Path: dir}
-	draft, err := store.NewDraft(overlay.Under{Root: root, Base: func(string) (overlay.Base, error) { return overlay.Base{}, nil }}, overlay.Rules{})
+	draft, err := content.NewDraft(store, content.Under{Root: root, Base: func(string) (overlay.Base, error) { return overlay.Base{}, nil }}, content.Rules{})
 	must(t, err)
 	defer draft.Close()
 	for _, op := range append([]overlay.Operation{{Verb: overlay.Create, Name: "x"}}, operations...) {

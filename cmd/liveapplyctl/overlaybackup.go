@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/overlay/content"
 	"github.com/liveapply/liveapply/internal/phase"
 )
 
@@ -38,7 +39,7 @@ func overlayBackupCommand(*pflag.FlagSet) func(context.Context, []string) error 
 			return err
 		}
 		if file == "-" {
-			return onlyRoot(name, o.Backup(os.Stdout))
+			return onlyRoot(name, content.Backup(o, os.Stdout))
 		}
 		if err := writeBackup(o, file); err != nil {
 			return onlyRoot(name, err)
@@ -55,7 +56,7 @@ func writeBackup(o overlay.Placed, path string) error {
 		return err
 	}
 	defer func() { _ = file.Cleanup() }() // of what is not complete
-	if err := o.Backup(file); err != nil {
+	if err := content.Backup(o, file); err != nil {
 		return err
 	}
 	return file.CloseAtomicallyReplace()

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/overlay/content"
 	"github.com/liveapply/liveapply/internal/phase"
 )
 
@@ -90,7 +91,7 @@ func (c *overlayChange) edit(o overlay.Placed, path string) (copied string, mode
 
 // current is where a file is as it is now: in the overlay, or else in the system.
 func (c *overlayChange) current(o overlay.Placed, path string) (string, error) {
-	landed, err := overlay.Under{Root: c.machine.Root}.Land(path)
+	landed, err := content.Under{Root: c.machine.Root}.Land(path)
 	if err != nil {
 		return "", err
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Overlay is the section [Overlay]: what the content of an overlay may be. It is overlay.Rules, which the generator does without.
+// Overlay is the section [Overlay]: what the content of an overlay may be. It is content.Rules, which the generator does without.
 type Overlay struct {
 	MaxSize     int64    // MaxSize=: of the files of one overlay, in bytes; 0 for no limit
 	AllowPaths  []string // AllowPaths=: patterns of paths, with all below; none allows all

@@ -5,7 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/liveapply/liveapply/internal/beneath"
+	"golang.org/x/sys/unix"
+
 	"github.com/liveapply/liveapply/internal/xattr"
 )
 
@@ -32,7 +33,8 @@ type Entry struct {
 	// Stale: what it replaced is another one now.
 	Stale bool `json:"stale"`
 
-	privileged bool
+	// Privileged: the file gives rights to those who run it.
+	Privileged bool `json:"-"`
 }
 
 // Entries lists what an overlay changes, by path.
@@ -55,11 +57,13 @@ func (p Placed) entries() ([]Entry, error) {
 	return listTree(p.Tree(), listing{bases: manifest.Bases, written: p.Writable})
 }
 
-// ListTree lists what is in the tree of a generation.
-func ListTree(dir string) ([]Entry, error) { return listTree(dir, listing{}) }
+// ListTree lists what is in the tree of a generation. bases, if known, are those of its manifest.
+func ListTree(dir string, bases map[string]Base) ([]Entry, error) {
+	return listTree(dir, listing{bases: bases})
+}
 
 func listTree(dir string, l listing) ([]Entry, error) {
-	if err := walk(dir, l.visit); err != nil {
+	if err := Walk(dir, l.visit); err != nil {
 		return nil, err
 	}
 	return l.entries, nil
@@ -72,9 +76,9 @@ type listing struct {
 }
 
 // visit lists what is a change by itself: a directory that is only on the way to one is not.
-func (l *listing) visit(n node) error {
-	entry := Entry{Path: n.path, Kind: n.kind(), Opaque: n.opaque, Mode: n.st.Mode & 0o7777}
-	if base, known := l.bases[n.path]; known {
+func (l *listing) visit(n Node) error {
+	entry := Entry{Path: n.Path, Kind: n.Kind(), Opaque: n.Opaque, Mode: n.Stat.Mode & 0o7777}
+	if base, known := l.bases[n.Path]; known {
 		entry.Base = &base
 	}
 	switch entry.Kind {
@@ -84,23 +88,24 @@ func (l *listing) visit(n node) error {
 			return err
 		}
 	case File:
-		have, err := n.attributes()
+		names, err := xattr.List(n.ProcPath())
 		if err != nil {
 			return err
 		}
-		entry.Size, entry.privileged = n.st.Size, isPrivileged(n.st, have.xattrs)
+		entry.Size = n.Stat.Size
+		entry.Privileged = n.Stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || slices.Contains(names, "security.capability")
 	}
 	l.entries = append(l.entries, entry)
 	return nil
 }
 
 // isNew tells whether a directory was made through a mount. Those that were there before have their origin noted by overlayfs, all but the topmost.
-func (l *listing) isNew(n node) (bool, error) {
-	if !l.written || !strings.Contains(n.path, "/") {
+func (l *listing) isNew(n Node) (bool, error) {
+	if !l.written || !strings.Contains(n.Path, "/") {
 		return false, nil
 	}
-	names, err := xattr.List(beneath.Path(int(n.dir.Fd()), n.name))
-	return !slices.Contains(names, overlayXattrs+"origin"), err
+	names, err := xattr.List(n.ProcPath())
+	return !slices.Contains(names, XattrPrefix+"origin"), err
 }
 
 // MarkStale tells of each entry whether what it replaced is another one now.

@@ -56,7 +56,7 @@ func ParseRequest(content []byte) (*Request, error) {
 		return nil, errors.New("nothing was requested")
 	}
 	for _, o := range r.Operations {
-		if err := o.check(); err != nil {
+		if err := o.Check(); err != nil {
 			return nil, fmt.Errorf("overlay %s: %s: %w", o.Name, o.Verb, err)
 		}
 	}
@@ -72,7 +72,8 @@ var verbs = map[Verb]needs{
 	Import: {from: true}, Restore: {from: true},
 }
 
-func (o Operation) check() error {
+// Check refuses what nobody can carry out.
+func (o Operation) Check() error {
 	need, known := verbs[o.Verb]
 	switch {
 	case !known:

@@ -2,9 +2,8 @@
 // /etc and /run.
 //
 // A Store holds overlays; its index says which there are, and which are enabled. The content of an overlay is a generation: a directory in
-// overlayfs layer format that never changes once it has its name, unless it is the upper directory of a writable overlay. A Draft makes new generations, which share the files that
-// did not change with those before by hard links; renaming the new index into place is the one step by which all of a draft's changes
-// come true. Nothing here mounts anything.
+// overlayfs layer format that never changes once it has its name, unless it is the upper directory of a writable overlay. Here all of that is read;
+// package content makes generations. Nothing here mounts anything, and little is imported: the generator runs at every reload of systemd.
 package overlay
 
 import (
@@ -134,25 +133,33 @@ type Index struct {
 
 const indexVersion = 1
 
-// check refuses an index that no Draft has written.
+// check refuses an index that this program has not written.
 func (x *Index) check() error {
 	if x.Version != indexVersion {
 		return fmt.Errorf("it has version %d, this program knows %d", x.Version, indexVersion)
 	}
 	for i, o := range x.Overlays {
-		if err := CheckName(o.Name); err != nil {
+		if err := o.Check(); err != nil {
 			return err
-		}
-		if _, err := ParseScope(string(o.Scope)); err != nil {
-			return fmt.Errorf("overlay %s: %w", o.Name, err)
-		}
-		isWritable := o.Writable && o.Generation > 0 && o.Kind == Ordinary && o.Scope.IsShared()
-		if o.Generation < 0 || o.Kind != Ordinary && o.Kind != Updates || o.Writable && !isWritable {
-			return fmt.Errorf("overlay %s is not described as it should be", o.Name)
 		}
 		if i > 0 && x.Overlays[i-1].Name >= o.Name {
 			return errors.New("its overlays are not in order")
 		}
+	}
+	return nil
+}
+
+// Check refuses what no index says of an overlay.
+func (o Overlay) Check() error {
+	if err := CheckName(o.Name); err != nil {
+		return err
+	}
+	if _, err := ParseScope(string(o.Scope)); err != nil {
+		return fmt.Errorf("overlay %s: %w", o.Name, err)
+	}
+	isWritable := o.Writable && o.Generation > 0 && o.Kind == Ordinary && o.Scope.IsShared()
+	if o.Generation < 0 || o.Kind != Ordinary && o.Kind != Updates || o.Writable && !isWritable {
+		return fmt.Errorf("overlay %s is not described as it should be", o.Name)
 	}
 	return nil
 }
@@ -166,12 +173,14 @@ func (x *Index) Find(name string) *Overlay {
 	return &x.Overlays[i]
 }
 
-func (x *Index) add(o Overlay) *Overlay {
+// Add puts an overlay in, of a name that there is not yet.
+func (x *Index) Add(o Overlay) *Overlay {
 	i, _ := slices.BinarySearchFunc(x.Overlays, o.Name, func(o Overlay, name string) int { return strings.Compare(o.Name, name) })
 	x.Overlays = slices.Insert(x.Overlays, i, o)
 	return &x.Overlays[i]
 }
 
-func (x *Index) remove(name string) {
+// Remove takes an overlay out.
+func (x *Index) Remove(name string) {
 	x.Overlays = slices.DeleteFunc(x.Overlays, func(o Overlay) bool { return o.Name == name })
 }

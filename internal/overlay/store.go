@@ -23,11 +23,11 @@ import (
 // it the manifest. It is built under another name, so one that has its name is whole. In the generation of a writable overlay, tree/usr is
 // the upper directory, and work is beside tree.
 const (
-	indexName    = "overlays.json"
-	treeName     = "tree"
+	IndexName    = "overlays.json"
+	TreeName     = "tree"
+	WorkName     = "work"
 	manifestName = "manifest.json"
 	building     = ".new"
-	workName     = "work"
 )
 
 // Store is a directory that holds overlays.
@@ -41,7 +41,7 @@ var ErrDamaged = errors.New("the file is damaged")
 
 // Index reads the store's index. Without one, there are no overlays.
 func (s Store) Index() (*Index, error) {
-	content, err := os.ReadFile(filepath.Join(s.Dir, indexName))
+	content, err := os.ReadFile(filepath.Join(s.Dir, IndexName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Index{Version: indexVersion}, nil
 	}
@@ -50,7 +50,7 @@ func (s Store) Index() (*Index, error) {
 	}
 	index, err := parseIndex(content)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w (%w): move it away and restore the overlays from their backups", filepath.Join(s.Path, indexName), ErrDamaged, err)
+		return nil, fmt.Errorf("%s: %w (%w): move it away and restore the overlays from their backups", filepath.Join(s.Path, IndexName), ErrDamaged, err)
 	}
 	return index, nil
 }
@@ -70,13 +70,13 @@ func (s Store) Write(index *Index) error {
 		err = os.MkdirAll(s.Dir, 0o755)
 	}
 	if err == nil {
-		err = renameio.WriteFile(filepath.Join(s.Dir, indexName), append(content, '\n'), 0o644, renameio.WithTempDir(s.Dir))
+		err = renameio.WriteFile(filepath.Join(s.Dir, IndexName), append(content, '\n'), 0o644, renameio.WithTempDir(s.Dir))
 	}
 	if err == nil {
 		err = syncDir(s.Dir)
 	}
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", filepath.Join(s.Path, indexName), err)
+		return fmt.Errorf("writing %s: %w", filepath.Join(s.Path, IndexName), err)
 	}
 	return nil
 }
@@ -90,9 +90,35 @@ func syncDir(dir string) error {
 	return file.Sync()
 }
 
-// generation is the directory of an overlay's content.
-func (s Store) generation(name string, number int) string {
+// Generation is the directory of an overlay's content, for this process.
+func (s Store) Generation(name string, number int) string {
 	return filepath.Join(s.Dir, name, strconv.Itoa(number))
+}
+
+// NextGeneration returns a number that no generation of the name has, also none that was left half made.
+func (s Store) NextGeneration(name string) (int, error) {
+	entries, err := os.ReadDir(filepath.Join(s.Dir, name))
+	if err != nil {
+		return 0, err
+	}
+	next := 1
+	for _, entry := range entries {
+		if number, err := strconv.Atoi(strings.TrimSuffix(entry.Name(), building)); err == nil && number >= next {
+			next = number + 1
+		}
+	}
+	return next, nil
+}
+
+// Building is the directory of a generation while it is made.
+func (s Store) Building(name string, number int) string { return s.Generation(name, number) + building }
+
+// Complete gives a generation its name. All that it has must be on disk.
+func (s Store) Complete(name string, number int) error {
+	if err := os.Rename(s.Building(name, number), s.Generation(name, number)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Join(s.Dir, name))
 }
 
 // Tree is where an overlay has its content, by the path that all processes can use; "" if it has none.
@@ -100,14 +126,14 @@ func (s Store) Tree(o Overlay) string {
 	if o.Generation == 0 {
 		return ""
 	}
-	return filepath.Join(s.Path, o.Name, strconv.Itoa(o.Generation), treeName)
+	return filepath.Join(s.Path, o.Name, strconv.Itoa(o.Generation), TreeName)
 }
 
 // Upper is the directory into which goes what is written to /usr through a writable overlay.
 func (s Store) Upper(o Overlay) string { return filepath.Join(s.Tree(o), "usr") }
 
 // Work is what overlayfs needs beside Upper.
-func (s Store) Work(o Overlay) string { return filepath.Join(filepath.Dir(s.Tree(o)), workName) }
+func (s Store) Work(o Overlay) string { return filepath.Join(filepath.Dir(s.Tree(o)), WorkName) }
 
 // Placed is an overlay and the store that has it.
 type Placed struct {
@@ -122,16 +148,22 @@ func (p Placed) Tree() string { return p.Store.Tree(p.Overlay) }
 func (p Placed) Dir() string { return filepath.Dir(p.Tree()) }
 
 // All lists the overlays of all stores, the topmost first.
-func All(stores []Store) ([]Placed, error) { return AllWith(stores, nil) }
+func All(stores []Store) ([]Placed, error) { return all(stores, Store.Index) }
 
-// AllWith lists the overlays as they will be when a draft is committed.
-func AllWith(stores []Store, draft *Draft) ([]Placed, error) {
+// AllWith lists them as they will be when one of the stores has another index.
+func AllWith(stores []Store, changed Store, index *Index) ([]Placed, error) {
+	return all(stores, func(s Store) (*Index, error) {
+		if s == changed {
+			return index, nil
+		}
+		return s.Index()
+	})
+}
+
+func all(stores []Store, indexOf func(Store) (*Index, error)) ([]Placed, error) {
 	var all []Placed
 	for _, store := range stores {
-		index, err := store.Index()
-		if draft != nil && draft.Store == store {
-			index, err = draft.Index, nil
-		}
+		index, err := indexOf(store)
 		if err != nil {
 			return nil, err
 		}
@@ -264,7 +296,7 @@ func (s Store) tidy(used func(string) bool) error {
 		switch name := entry.Name(); {
 		case entry.IsDir() && CheckName(name) == nil:
 			err = s.tidyOverlay(name, index.Find(name), used)
-		case strings.HasPrefix(name, "."+indexName): // of renameio, for a new index
+		case strings.HasPrefix(name, "."+IndexName): // of renameio, for a new index
 			err = os.Remove(filepath.Join(s.Dir, name))
 		}
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/overlay/content"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/underlay"
@@ -50,7 +51,7 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 	if err := m.stopWriting(request); err != nil {
 		return err
 	}
-	draft, err := m.draft(ctx, writable, request, overlay.Rules(configuration.Overlay))
+	draft, err := m.draft(ctx, writable, request, content.Rules(configuration.Overlay))
 	if err != nil {
 		// What was writable is so again.
 		return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t), m.dropOverlayContent(writable.list()))
@@ -67,11 +68,11 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 
 // takeOverlayRequest reads a request and removes it. What it leaves to a backup is read from that.
 func (m *Machine) takeOverlayRequest(ctx context.Context, id string) (*overlay.Request, error) {
-	content, err := m.State.TakeOverlayRequest(id)
+	text, err := m.State.TakeOverlayRequest(id)
 	if err != nil {
 		return nil, err
 	}
-	request, err := overlay.ParseRequest(content)
+	request, err := overlay.ParseRequest(text)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func (m *Machine) takeOverlayRequest(ctx context.Context, id string) (*overlay.R
 		if op.Verb != overlay.Restore {
 			continue
 		}
-		about, err := overlay.ReadBackup(ctx, op.From)
+		about, err := content.ReadBackup(ctx, op.From)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +167,7 @@ func (s *overlayStores) of(ctx context.Context, request *overlay.Request) (overl
 // ofNew is the store of an overlay that an operation makes.
 func (s *overlayStores) ofNew(ctx context.Context, op overlay.Operation) (overlay.Store, error) {
 	if op.Verb == overlay.Restore && op.Scope == "" {
-		was, err := overlay.ReadBackup(ctx, op.From)
+		was, err := content.ReadBackup(ctx, op.From)
 		if err != nil {
 			return overlay.Store{}, err
 		}
@@ -184,7 +185,7 @@ func (s *overlayStores) ofNew(ctx context.Context, op overlay.Operation) (overla
 }
 
 // draft makes all that a request asks for, without effect so far.
-func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *overlay.Request, rules overlay.Rules) (*overlay.Draft, error) {
+func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
 	store, err := stores.of(ctx, request)
 	if err != nil {
 		return nil, err
@@ -198,7 +199,7 @@ func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *ove
 	if err != nil {
 		return nil, err
 	}
-	under := overlay.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
+	under := content.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
 	err = services.With(ctx, func(systemd *services.Systemd) error {
 		under.Systemd, err = systemd.Version()
 		return err
@@ -206,7 +207,7 @@ func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *ove
 	if err != nil {
 		return nil, err
 	}
-	draft, err := store.NewDraft(under, rules, others...)
+	draft, err := content.NewDraft(store, under, rules, others...)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +227,7 @@ func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *ove
 }
 
 // commitDraft tries the new stack, makes it true, and has the system follow. If that fails, all is as before.
-func (m *Machine) commitDraft(ctx context.Context, t *state.Transaction, stores *overlayStores, draft *overlay.Draft) error {
+func (m *Machine) commitDraft(ctx context.Context, t *state.Transaction, stores *overlayStores, draft *content.Draft) error {
 	if err := m.tryOverlays(ctx, stores, draft); err != nil {
 		return err
 	}
@@ -253,8 +254,8 @@ func (m *Machine) followStores(ctx context.Context, t *state.Transaction) error 
 }
 
 // tryOverlays has a program run on the stack that a draft would make, in a namespace of its own.
-func (m *Machine) tryOverlays(ctx context.Context, stores *overlayStores, draft *overlay.Draft) error {
-	all, err := overlay.AllWith(stores.list(), draft)
+func (m *Machine) tryOverlays(ctx context.Context, stores *overlayStores, draft *content.Draft) error {
+	all, err := overlay.AllWith(stores.list(), draft.Store, draft.Index)
 	if err != nil {
 		return err
 	}

@@ -169,7 +169,7 @@ func changedPaths(overlays []shownOverlay) ([]string, error) {
 		if o.Tree == "" {
 			continue
 		}
-		entries, err := overlay.ListTree(o.Tree)
+		entries, err := overlay.ListTree(o.Tree, nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // an earlier call, which was killed, has come as far as deleting it
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/liveapply/liveapply/internal/image"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/overlay/content"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -128,8 +129,8 @@ func (m *Machine) importUpdates(ctx context.Context, text string, number int) er
 		return err
 	}
 	defer closeBase()
-	under := overlay.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
-	draft, err := runtime.NewDraft(under, overlay.Rules(configuration.Overlay))
+	under := content.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
+	draft, err := content.NewDraft(runtime, under, content.Rules(configuration.Overlay))
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (m *Machine) importUpdates(ctx context.Context, text string, number int) er
 	if err != nil {
 		return err
 	}
-	all, err := overlay.AllWith(m.OverlayStores(), draft)
+	all, err := overlay.AllWith(m.OverlayStores(), draft.Store, draft.Index)
 	if err != nil {
 		return err
 	}

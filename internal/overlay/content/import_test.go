@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"os"
@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // image makes an image, a directory, with a shell script.
@@ -23,7 +25,9 @@ func (l *lab) image(script string) string {
 	return dir
 }
 
-func importOf(name, image string) Operation { return Operation{Verb: Import, Name: name, From: image} }
+func importOf(name, image string) overlay.Operation {
+	return overlay.Operation{Verb: overlay.Import, Name: name, From: image}
+}
 
 func TestAnImageLandsWhereItBelongs(t *testing.T) {
 	l := newTestLab(t)
@@ -40,7 +44,7 @@ func TestAnImageLandsWhereItBelongs(t *testing.T) {
 		t.Run(filepath.Base(from), func(t *testing.T) {
 			l.do(importOf("updates", from))
 			p := l.placed("updates")
-			if p.Kind != Updates || !p.Enabled || p.Source != from || p.Scope != System {
+			if p.Kind != overlay.Updates || !p.Enabled || p.Source != from || p.Scope != overlay.System {
 				t.Errorf("it is %+v", p.Overlay)
 			}
 			var got []string
@@ -89,14 +93,14 @@ func TestAnImageLandsWhereItBelongs(t *testing.T) {
 			if _, err := os.Lstat(filepath.Join(tree, "lib")); err == nil {
 				t.Error("there is something in the place of the link lib")
 			}
-			l.do(Operation{Verb: Remove, Name: "updates"})
+			l.do(overlay.Operation{Verb: overlay.Remove, Name: "updates"})
 		})
 	}
 }
 
 func TestImagesThatDoNotFitAreRefused(t *testing.T) {
 	l := newTestLab(t)
-	l.do(Operation{Verb: Create, Name: "a"}, set("a", "/usr/x", l.input("x")), importOf("updates", l.image("mkdir usr; echo old > usr/updated")))
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "a"}, set("a", "/usr/x", l.input("x")), importOf("updates", l.image("mkdir usr; echo old > usr/updated")))
 	l.under.Systemd = 252
 	for words, script := range map[string]string{
 		`entry "opt": "opt" is no path`:                        "mkdir -p usr opt; echo > usr/good",
@@ -121,12 +125,12 @@ func TestImagesThatDoNotFitAreRefused(t *testing.T) {
 	}
 	l.refused("import the image under another name", importOf("a", l.image("mkdir usr; echo > usr/x")))
 	l.refused("it is what an updates image has", set("updates", "/usr/x", l.input("x")))
-	l.refused("checksum", Operation{Verb: Import, Name: "new", From: "http://localhost:1/image"})
+	l.refused("checksum", overlay.Operation{Verb: overlay.Import, Name: "new", From: "http://localhost:1/image"})
 	truncated := filepath.Join(l.dir, "truncated.tar")
 	l.sh(l.dir, "tar -C "+l.image("mkdir usr; seq 100000 > usr/long")+" -cf - . | head -c 100000 > "+truncated)
 	l.refused("truncated", importOf("new", truncated))
 	sum := strings.Repeat("0", 64)
-	l.refused("and not "+sum, Operation{Verb: Import, Name: "new", From: truncated, SHA256: sum})
+	l.refused("and not "+sum, overlay.Operation{Verb: overlay.Import, Name: "new", From: truncated, SHA256: sum})
 	bomb := filepath.Join(l.dir, "bomb.tar.zst")
 	l.sh(l.dir, "tar --zstd -C "+l.image("mkdir usr; truncate -s 5G usr/zeros")+" --sparse -cf "+bomb+" .")
 	l.refused("4294967296 bytes, which is the limit", importOf("new", bomb))
@@ -137,8 +141,8 @@ func TestImagesThatDoNotFitAreRefused(t *testing.T) {
 // A second import takes the place of the first, with what an administrator has set.
 func TestImportingAgainReplacesTheContent(t *testing.T) {
 	l := newTestLab(t)
-	first := Operation{Verb: Import, Name: "updates", From: l.image("mkdir usr; echo 1 > usr/one; echo 1 > usr/both"), Priority: 7}
-	l.do(first, Operation{Verb: Disable, Name: "updates"})
+	first := overlay.Operation{Verb: overlay.Import, Name: "updates", From: l.image("mkdir usr; echo 1 > usr/one; echo 1 > usr/both"), Priority: 7}
+	l.do(first, overlay.Operation{Verb: overlay.Disable, Name: "updates"})
 	second := l.image("mkdir usr; echo 2 > usr/two; echo 2 > usr/both")
 	l.do(importOf("updates", second))
 	p := l.placed("updates")

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // tester is what *testing.T and *rapid.T have in common.
@@ -31,7 +33,7 @@ type lab struct {
 	t     tester
 	dir   string
 	under Under
-	store Store
+	store overlay.Store
 	rules Rules
 }
 
@@ -63,23 +65,23 @@ func openLab(t tester, dir string) *lab {
 	l := &lab{t: t, dir: dir}
 	l.under = Under{Root: filepath.Join(dir, "root"), Systemd: 257, Scratch: dir}
 	l.under.Base = l.base
-	l.store = Store{Dir: filepath.Join(dir, "store"), Path: filepath.Join(dir, "store")}
+	l.store = overlay.Store{Dir: filepath.Join(dir, "store"), Path: filepath.Join(dir, "store")}
 	return l
 }
 
 func newTestLab(t *testing.T) *lab { t.Helper(); return newLab(t, t.TempDir(), merged) }
 
 // base goes by content.
-func (l *lab) base(path string) (Base, error) {
+func (l *lab) base(path string) (overlay.Base, error) {
 	content, err := os.ReadFile(filepath.Join(l.under.Root, path))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENOTDIR) {
-		return Base{}, nil
+		return overlay.Base{}, nil
 	}
 	if err != nil {
-		return Base{}, err
+		return overlay.Base{}, err
 	}
 	sum := sha256.Sum256(content)
-	return Base{Checksum: hex.EncodeToString(sum[:])}, nil
+	return overlay.Base{Checksum: hex.EncodeToString(sum[:])}, nil
 }
 
 func (l *lab) sh(dir, script string) string {
@@ -105,10 +107,10 @@ func (l *lab) input(content string) string {
 	return path
 }
 
-func (l *lab) try(ops ...Operation) error { return l.tryForce(false, ops...) }
+func (l *lab) try(ops ...overlay.Operation) error { return l.tryForce(false, ops...) }
 
-func (l *lab) tryForce(force bool, ops ...Operation) error {
-	draft, err := l.store.NewDraft(l.under, l.rules)
+func (l *lab) tryForce(force bool, ops ...overlay.Operation) error {
+	draft, err := NewDraft(l.store, l.under, l.rules)
 	if err != nil {
 		return err
 	}
@@ -124,7 +126,7 @@ func (l *lab) tryForce(force bool, ops ...Operation) error {
 	return draft.Commit()
 }
 
-func (l *lab) do(ops ...Operation) {
+func (l *lab) do(ops ...overlay.Operation) {
 	l.t.Helper()
 	if err := l.try(ops...); err != nil {
 		l.t.Fatalf("%+v: %v", ops, err)
@@ -132,7 +134,7 @@ func (l *lab) do(ops ...Operation) {
 }
 
 // refused does what must be refused, with these words, and must change nothing.
-func (l *lab) refused(words string, ops ...Operation) {
+func (l *lab) refused(words string, ops ...overlay.Operation) {
 	l.t.Helper()
 	before := l.state()
 	err := l.try(ops...)
@@ -152,7 +154,7 @@ func (l *lab) tidy(used ...string) {
 	}
 }
 
-func (l *lab) placed(name string) Placed {
+func (l *lab) placed(name string) overlay.Placed {
 	l.t.Helper()
 	index, err := l.store.Index()
 	if err != nil {
@@ -162,7 +164,7 @@ func (l *lab) placed(name string) Placed {
 	if o == nil {
 		l.t.Fatalf("there is no overlay %s", name)
 	}
-	return Placed{*o, l.store}
+	return overlay.Placed{Overlay: *o, Store: l.store}
 }
 
 // state is what the store says, and all that it has of that.
@@ -174,7 +176,7 @@ func (l *lab) state() string {
 	}
 	var text strings.Builder
 	for _, o := range index.Overlays {
-		p := Placed{o, l.store}
+		p := overlay.Placed{Overlay: o, Store: l.store}
 		fmt.Fprintf(&text, "%s %s %s %d enabled=%t writable=%t %s\n", o.Name, o.Kind, o.Scope, o.Priority, o.Enabled, o.Writable, o.Source)
 		if o.Generation == 0 {
 			continue
@@ -192,24 +194,24 @@ func (l *lab) state() string {
 func lines(t tester, dir string) []string {
 	t.Helper()
 	var all []string
-	err := walk(dir, func(n node) error {
-		have, err := n.attributes()
+	err := overlay.Walk(dir, func(n overlay.Node) error {
+		have, err := attributesOf(n.ProcPath(), n.Stat)
 		if err != nil {
 			return err
 		}
-		if n.kind() == Masked {
+		if n.Kind() == overlay.Masked {
 			have = attributes{}
 		}
-		line := fmt.Sprintf("%q %s %o %d:%d %q opaque=%t", n.path, n.kind(), have.mode, have.uid, have.gid, have.xattrs, n.opaque)
-		path := filepath.Join(dir, n.path)
-		switch n.kind() {
-		case File:
+		line := fmt.Sprintf("%q %s %o %d:%d %q opaque=%t", n.Path, n.Kind(), have.mode, have.uid, have.gid, have.xattrs, n.Opaque)
+		path := filepath.Join(dir, n.Path)
+		switch n.Kind() {
+		case overlay.File:
 			content, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
 			line += fmt.Sprintf(" %q %v", content, have.mtime.UnixNano())
-		case Link:
+		case overlay.Link:
 			target, err := os.Readlink(path)
 			if err != nil {
 				return err

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"archive/tar"
@@ -14,13 +14,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // backup writes one to a file of the lab.
 func (l *lab) backup(name, file string) (path string) {
 	l.t.Helper()
 	var content bytes.Buffer
-	if err := l.placed(name).Backup(&content); err != nil {
+	if err := Backup(l.placed(name), &content); err != nil {
 		l.t.Fatal(err)
 	}
 	path = filepath.Join(l.dir, file)
@@ -30,7 +32,9 @@ func (l *lab) backup(name, file string) (path string) {
 	return path
 }
 
-func restoreOf(name, path string) Operation { return Operation{Verb: Restore, Name: name, From: path} }
+func restoreOf(name, path string) overlay.Operation {
+	return overlay.Operation{Verb: overlay.Restore, Name: name, From: path}
+}
 
 // newBackupLab has overlays with all that there can be.
 func newBackupLab(t *testing.T) *lab {
@@ -40,11 +44,11 @@ func newBackupLab(t *testing.T) *lab {
 	l.sh(l.dir, "mkdir -p image/usr/share/deep/er image/etc; echo 1 > image/usr/share/deep/x; ln image/usr/share/deep/x image/usr/share/y; ln -s /x image/usr/share/link")
 	l.sh(l.dir, `cd image/usr/share; truncate -s 2M sparse; echo > "$(printf 'a\nb')"; echo p > ping; setcap cap_net_raw+ep ping; chown -h 3:4 link deep; setfattr -n user.x -v y deep; touch -d @1.5 y deep; echo c > ../../etc/new`)
 	l.do(importOf("updates", filepath.Join(l.dir, "image")))
-	l.do(Operation{Verb: Create, Name: "a", Priority: -3, Scope: Global}, Operation{Verb: Mask, Name: "a", Path: "/usr/share/doc/sub"}, Operation{Verb: Mask, Name: "a", Path: "/etc/app"},
-		Operation{Verb: Disable, Name: "a"})
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "a", Priority: -3, Scope: overlay.Global}, overlay.Operation{Verb: overlay.Mask, Name: "a", Path: "/usr/share/doc/sub"}, overlay.Operation{Verb: overlay.Mask, Name: "a", Path: "/etc/app"},
+		overlay.Operation{Verb: overlay.Disable, Name: "a"})
 	l.do(set("a", "/usr/share/doc/sub/new", l.input("new")))
-	l.do(Operation{Verb: Create, Name: "w", Writable: true}, Operation{Verb: Create, Name: "empty", Scope: "user:1000"},
-		Operation{Verb: Create, Name: "unit", Scope: "unit:a.service"}, set("unit", "/usr/share/x", l.input("x")))
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "w", Writable: true}, overlay.Operation{Verb: overlay.Create, Name: "empty", Scope: "user:1000"},
+		overlay.Operation{Verb: overlay.Create, Name: "unit", Scope: "unit:a.service"}, set("unit", "/usr/share/x", l.input("x")))
 	l.sh(mountWritable(t, l, "w"), written)
 	l.sh(l.dir, "umount shown")
 	return l
@@ -56,7 +60,7 @@ func TestARestoredOverlayIsWhatItWas(t *testing.T) {
 		first := l.backup(name, name)
 		was, before := l.placed(name), l.state()
 		l.refused("there is one of this name already", restoreOf("", first))
-		l.do(Operation{Verb: Remove, Name: name})
+		l.do(overlay.Operation{Verb: overlay.Remove, Name: name})
 		about, err := ReadBackup(t.Context(), first)
 		if err != nil || about.Name != name || about.Scope != was.Scope {
 			t.Errorf("the backup of %s is of %+v, %v", name, about, err)
@@ -72,7 +76,7 @@ func TestARestoredOverlayIsWhatItWas(t *testing.T) {
 		if content, err := os.ReadFile(first); err != nil || name != "w" && !bytes.Equal(content, again) { // w has times of directories that are the system's again
 			t.Errorf("the backup of %s restored is another one, %v", name, err)
 		}
-		l.do(Operation{Verb: Disable, Name: name}, restoreOf("copy", first), Operation{Verb: Remove, Name: "copy"})
+		l.do(overlay.Operation{Verb: overlay.Disable, Name: name}, restoreOf("copy", first), overlay.Operation{Verb: overlay.Remove, Name: "copy"})
 		l.tidy()
 	}
 }
@@ -105,7 +109,7 @@ func TestADamagedBackupIsRefused(t *testing.T) {
 			if !mayMeanTheSame || !slices.Equal(lines(t, l.placed("restored").Tree()), whole) {
 				t.Fatalf("%s: it was restored", what)
 			}
-			l.do(Operation{Verb: Remove, Name: "restored"})
+			l.do(overlay.Operation{Verb: overlay.Remove, Name: "restored"})
 		}
 		l.tidy()
 		if l.state() != before || l.strangers() != nil {
@@ -186,26 +190,30 @@ func (l *lab) rewritten(from string, describe func(*description), entry func(*ta
 func TestAHostileBackupIsRefused(t *testing.T) {
 	l := newBackupLab(t)
 	l.rules.AllowSetuid = false
-	l.do(Operation{Verb: Remove, Name: "updates"}, Operation{Verb: Create, Name: "updates"}, set("updates", "/usr/share/y", l.input("y")), set("updates", "/usr/share/z", l.input("z")))
+	l.do(overlay.Operation{Verb: overlay.Remove, Name: "updates"}, overlay.Operation{Verb: overlay.Create, Name: "updates"}, set("updates", "/usr/share/y", l.input("y")), set("updates", "/usr/share/z", l.input("z")))
 	from := l.backup("updates", "backup")
 	same := func(h *tar.Header, content []byte) (*tar.Header, []byte) { return h, content }
 	as := func(*description) {}
 	last := func(a *description) *described { return &a.Entries[len(a.Entries)-1] }
 	for words, describe := range map[string]func(*description){
-		"names a generation":              func(a *description) { a.Overlay.Generation = 3 },
-		"version 2":                       func(a *description) { a.Version = 2 },
-		"is no scope":                     func(a *description) { a.Overlay.Scope = "x" },
-		"not described as it should be":   func(a *description) { a.Overlay.Kind = "x" },
-		"the description says something":  func(a *description) { last(a).Mode = 0o4755 },
-		"its sha256 is":                   func(a *description) { last(a).SHA256 = strings.Repeat("0", 64) },
-		"is missing":                      func(a *description) { a.Entries = append(a.Entries, described{Path: "usr/zz", Kind: File}) },
-		"makes no sense":                  func(a *description) { a.Entries = append(a.Entries, described{Path: "usr/zz", Kind: Special}) },
-		"in a way that makes no sense":    func(a *description) { a.Entries = append(a.Entries, *last(a)) },
-		`".."`:                            func(a *description) { a.Entries = append(a.Entries, described{Path: "usr/../../x", Kind: Masked}) },
-		"it is at /usr/lib/x in this":     func(a *description) { a.Entries = append(a.Entries, described{Path: "lib/x", Kind: Masked}) },
-		"it holds files below /usr":       func(a *description) { a.Entries = append(a.Entries, described{Path: "var/x", Kind: Masked}) },
-		"use --force":                     func(a *description) { a.Entries = append(a.Entries, described{Path: "usr/lib/systemd", Kind: Masked}) },
-		"and does not have that":          func(a *description) { a.Bases["usr/zz"] = Base{} },
+		"names a generation":             func(a *description) { a.Overlay.Generation = 3 },
+		"version 2":                      func(a *description) { a.Version = 2 },
+		"is no scope":                    func(a *description) { a.Overlay.Scope = "x" },
+		"not described as it should be":  func(a *description) { a.Overlay.Kind = "x" },
+		"the description says something": func(a *description) { last(a).Mode = 0o4755 },
+		"its sha256 is":                  func(a *description) { last(a).SHA256 = strings.Repeat("0", 64) },
+		"is missing":                     func(a *description) { a.Entries = append(a.Entries, described{Path: "usr/zz", Kind: overlay.File}) },
+		"makes no sense":                 func(a *description) { a.Entries = append(a.Entries, described{Path: "usr/zz", Kind: overlay.Special}) },
+		"in a way that makes no sense":   func(a *description) { a.Entries = append(a.Entries, *last(a)) },
+		`".."`: func(a *description) {
+			a.Entries = append(a.Entries, described{Path: "usr/../../x", Kind: overlay.Masked})
+		},
+		"it is at /usr/lib/x in this": func(a *description) { a.Entries = append(a.Entries, described{Path: "lib/x", Kind: overlay.Masked}) },
+		"it holds files below /usr":   func(a *description) { a.Entries = append(a.Entries, described{Path: "var/x", Kind: overlay.Masked}) },
+		"use --force": func(a *description) {
+			a.Entries = append(a.Entries, described{Path: "usr/lib/systemd", Kind: overlay.Masked})
+		},
+		"and does not have that":          func(a *description) { a.Bases["usr/zz"] = overlay.Base{} },
 		"do not fit into":                 func(a *description) { last(a).Size = 1 << 60 },
 		"says something else":             func(a *description) { last(a).ModTime = last(a).ModTime.Add(time.Nanosecond) },
 		"the description says something ": func(a *description) { last(a).Xattrs = map[string][]byte{"security.capability": nil} },
@@ -246,7 +254,7 @@ func TestAHostileBackupIsRefused(t *testing.T) {
 	l.refused("no description comes first", importAsBackup(l))
 }
 
-func importAsBackup(l *lab) Operation {
+func importAsBackup(l *lab) overlay.Operation {
 	l.sh(l.dir, "tar -C image -cf image.tar .")
 	return restoreOf("other", filepath.Join(l.dir, "image.tar"))
 }

@@ -1,7 +1,6 @@
-package overlay
+package content
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/beneath"
+	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
 
@@ -23,7 +23,7 @@ func clone(from, to *os.File) error {
 	if err != nil {
 		return err
 	}
-	opaque, err := isOpaque(from)
+	opaque, err := overlay.IsOpaque(from)
 	if err != nil {
 		return err
 	}
@@ -103,29 +103,16 @@ func hasNotes(dir *os.File, name string) (bool, error) {
 	}
 	names, err := xattr.List(beneath.Path(int(dir.Fd()), name))
 	for _, name := range names {
-		if strings.HasPrefix(name, overlayXattrs) {
+		if strings.HasPrefix(name, overlay.XattrPrefix) {
 			return true, nil
 		}
 	}
 	return false, err
 }
 
-// isOpaque tells whether a directory hides all that lower layers have in it.
-func isOpaque(dir *os.File) (bool, error) {
-	value := make([]byte, 1)
-	n, err := unix.Fgetxattr(int(dir.Fd()), overlayXattrs+"opaque", value)
-	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
-		return false, nil
-	}
-	if err != nil && !errors.Is(err, unix.ERANGE) {
-		return false, err
-	}
-	return n == 1 && value[0] == 'y', nil
-}
-
 func setOpaque(fd int) error {
-	if err := unix.Fsetxattr(fd, overlayXattrs+"opaque", []byte("y"), 0); err != nil {
-		return fmt.Errorf("setting xattr %sopaque: %w", overlayXattrs, err)
+	if err := unix.Fsetxattr(fd, overlay.XattrPrefix+"opaque", []byte("y"), 0); err != nil {
+		return fmt.Errorf("setting xattr %sopaque: %w", overlay.XattrPrefix, err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/image"
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // maxDescription bounds the description in a backup, in bytes.
@@ -26,7 +27,7 @@ var backupLimits = image.Limits{Bytes: math.MaxInt64 / 2, Entries: 1 << 24}
 var errDescribed = errors.New("that was the description")
 
 // ReadBackup tells which overlay the backup at a path has. Only restoring it shows whether it is whole.
-func ReadBackup(ctx context.Context, path string) (*Overlay, error) {
+func ReadBackup(ctx context.Context, path string) (*overlay.Overlay, error) {
 	file, err := openRegular(path)
 	if err != nil {
 		return nil, err
@@ -86,13 +87,13 @@ func (a *description) check() error {
 	if o.Writable {
 		o.Generation = 1 // it will have one
 	}
-	if err := (&Index{Version: indexVersion, Overlays: []Overlay{o}}).check(); err != nil {
+	if err := o.Check(); err != nil {
 		return err
 	}
 	known := map[string]bool{}
 	for _, e := range a.Entries {
-		isKnown := slices.Contains([]EntryKind{File, Link, Folder, Masked}, e.Kind)
-		if !isKnown || known[e.Path] || e.Size < 0 || e.Mode > 0o7777 || e.Opaque && e.Kind != Folder {
+		isKnown := slices.Contains([]overlay.EntryKind{overlay.File, overlay.Link, overlay.Folder, overlay.Masked}, e.Kind)
+		if !isKnown || known[e.Path] || e.Size < 0 || e.Mode > 0o7777 || e.Opaque && e.Kind != overlay.Folder {
 			return fmt.Errorf("it describes %v in a way that makes no sense", e)
 		}
 		if err := checkPath(e.Path); err != nil {
@@ -109,7 +110,7 @@ func (a *description) check() error {
 }
 
 // restore makes a new overlay from a backup.
-func (d *Draft) restore(ctx context.Context, op Operation) error {
+func (d *Draft) restore(ctx context.Context, op overlay.Operation) error {
 	file, err := openRegular(op.From)
 	if err != nil {
 		return err
@@ -125,7 +126,7 @@ func (d *Draft) restore(ctx context.Context, op Operation) error {
 // restoring is a backup that is being read.
 type restoring struct {
 	draft *Draft
-	op    Operation
+	op    overlay.Operation
 	about *description
 	left  []described // that have not come yet
 	made  *generation
@@ -195,7 +196,7 @@ func (r *restoring) begin() error {
 	}
 	g.manifest.Bases = r.about.Bases
 	if g.manifest.Bases == nil {
-		g.manifest.Bases = map[string]Base{}
+		g.manifest.Bases = map[string]overlay.Base{}
 	}
 	r.made = g
 	return r.draft.fits(r.left)
@@ -220,7 +221,7 @@ func (d *Draft) fits(entries []described) error {
 
 // masks puts those that come next: the archive does not have them.
 func (r *restoring) masks() error {
-	for len(r.left) > 0 && r.left[0].Kind == Masked {
+	for len(r.left) > 0 && r.left[0].Kind == overlay.Masked {
 		next := r.left[0]
 		r.left = r.left[1:]
 		if err := r.put(next, nil); err != nil {
@@ -235,14 +236,14 @@ func (r *restoring) put(e described, content io.Reader) error {
 		return fmt.Errorf("%v: %w", e, err)
 	}
 	switch {
-	case e.Kind == Masked:
+	case e.Kind == overlay.Masked:
 		return r.made.mask(e.Path)
-	case e.Kind == Folder:
+	case e.Kind == overlay.Folder:
 		r.dirs = append(r.dirs, e)
 		return r.made.directoryOf(e)
 	case e.Link != "":
 		return r.made.hardlink(e.Path, e.Link)
-	case e.Kind == Link:
+	case e.Kind == overlay.Link:
 		return r.made.symlink(e.Path, e.Target, e.attributes())
 	}
 	digest := sha256.New()
@@ -257,7 +258,7 @@ func (r *restoring) put(e described, content io.Reader) error {
 
 // checkPlace refuses what belongs somewhere else in this system, unless the backup itself hides what is there.
 func (r *restoring) checkPlace(e described) error {
-	if e.Kind == Folder && slices.Contains(tops, e.Path) {
+	if e.Kind == overlay.Folder && slices.Contains(tops, e.Path) {
 		return nil
 	}
 	if hidden, err := r.made.hides(e.Path); err != nil || hidden {

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // What was put below a masked directory can be taken out again, and the directory stays masked.
@@ -19,11 +21,11 @@ func TestUnsetBelowAMaskLeavesTheMask(t *testing.T) {
 	if err := os.WriteFile(content, []byte("new\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	store := Store{Dir: filepath.Join(dir, "store"), Path: filepath.Join(dir, "store")}
-	under := Under{Root: root, Base: func(string) (Base, error) { return Base{}, nil }}
-	change := func(operations ...Operation) (found []string) {
+	store := overlay.Store{Dir: filepath.Join(dir, "store"), Path: filepath.Join(dir, "store")}
+	under := Under{Root: root, Base: func(string) (overlay.Base, error) { return overlay.Base{}, nil }}
+	change := func(operations ...overlay.Operation) (found []string) {
 		t.Helper()
-		draft, err := store.NewDraft(under, Rules{})
+		draft, err := NewDraft(store, under, Rules{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +41,7 @@ func TestUnsetBelowAMaskLeavesTheMask(t *testing.T) {
 		if err := draft.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		entries, err := ListTree(store.Tree(*draft.Index.Find("fix")))
+		entries, err := overlay.ListTree(store.Tree(*draft.Index.Find("fix")), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,15 +51,15 @@ func TestUnsetBelowAMaskLeavesTheMask(t *testing.T) {
 		return found
 	}
 	mask := []string{"mask usr/share/doc"}
-	got := change(Operation{Verb: Create, Name: "fix"}, Operation{Verb: Mask, Name: "fix", Path: "/usr/share/doc"})
+	got := change(overlay.Operation{Verb: overlay.Create, Name: "fix"}, overlay.Operation{Verb: overlay.Mask, Name: "fix", Path: "/usr/share/doc"})
 	if diff := cmp.Diff(mask, got); diff != "" {
 		t.Errorf("masked (-want +got):\n%s", diff)
 	}
-	got = change(Operation{Verb: Set, Name: "fix", Path: "/usr/share/doc/deep/file", From: content})
+	got = change(overlay.Operation{Verb: overlay.Set, Name: "fix", Path: "/usr/share/doc/deep/file", From: content})
 	if diff := cmp.Diff([]string{"directory usr/share/doc", "file usr/share/doc/deep/file"}, got); diff != "" {
 		t.Errorf("with a file (-want +got):\n%s", diff)
 	}
-	got = change(Operation{Verb: Unset, Name: "fix", Path: "/usr/share/doc/deep/file"})
+	got = change(overlay.Operation{Verb: overlay.Unset, Name: "fix", Path: "/usr/share/doc/deep/file"})
 	if diff := cmp.Diff(mask, got); diff != "" {
 		t.Errorf("without it (-want +got):\n%s", diff)
 	}

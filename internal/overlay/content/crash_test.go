@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"fmt"
@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // changingCalls are the system calls that change something on disk, or make it durable.
@@ -22,31 +24,31 @@ var changingCalls = []string{"linkat", "mkdirat", "mknodat", "renameat", "rename
 var failingCalls = append([]string{"openat", "openat2", "newfstatat", "getdents64", "readlinkat", "statfs"}, changingCalls...)
 
 // crashes are the changes that are disturbed, of the store that newCrashLab makes.
-func crashes(l *lab) map[string][]Operation {
+func crashes(l *lab) map[string][]overlay.Operation {
 	input := filepath.Join(l.dir, "input")
-	return map[string][]Operation{
-		"create":          {{Verb: Create, Name: "new"}},
-		"create writable": {{Verb: Remove, Name: "w"}, {Verb: Create, Name: "w", Writable: true}},
-		"set": {set("a", "/usr/share/doc/a", input), set("a", "/usr/share/fresh/b", input), {Verb: Add, Name: "a", Path: "/usr/bin/link"},
-			{Verb: Mask, Name: "a", Path: "/etc/app/conf"}, {Verb: Unset, Name: "a", Path: "/usr/share/mine"}},
+	return map[string][]overlay.Operation{
+		"create":          {{Verb: overlay.Create, Name: "new"}},
+		"create writable": {{Verb: overlay.Remove, Name: "w"}, {Verb: overlay.Create, Name: "w", Writable: true}},
+		"set": {set("a", "/usr/share/doc/a", input), set("a", "/usr/share/fresh/b", input), {Verb: overlay.Add, Name: "a", Path: "/usr/bin/link"},
+			{Verb: overlay.Mask, Name: "a", Path: "/etc/app/conf"}, {Verb: overlay.Unset, Name: "a", Path: "/usr/share/mine"}},
 		"set for a unit": {set("unit", "/usr/share/doc/a", input)},
-		"enable":         {{Verb: Enable, Name: "a"}},
-		"disable":        {{Verb: Disable, Name: "updates"}},
-		"remove":         {{Verb: Remove, Name: "a"}, {Verb: Remove, Name: "updates"}},
+		"enable":         {{Verb: overlay.Enable, Name: "a"}},
+		"disable":        {{Verb: overlay.Disable, Name: "updates"}},
+		"remove":         {{Verb: overlay.Remove, Name: "a"}, {Verb: overlay.Remove, Name: "updates"}},
 		"import":         {importOf("updates", filepath.Join(l.dir, "image2"))},
-		"restore":        {{Verb: Restore, Name: "restored", From: filepath.Join(l.dir, "backup")}},
-		"freeze":         {{Verb: Freeze, Name: "w"}},
-		tidyChange:       {{Verb: Remove, Name: "a"}}, // what comes before it
+		"restore":        {{Verb: overlay.Restore, Name: "restored", From: filepath.Join(l.dir, "backup")}},
+		"freeze":         {{Verb: overlay.Freeze, Name: "w"}},
+		tidyChange:       {{Verb: overlay.Remove, Name: "a"}}, // what comes before it
 	}
 }
 
 func newCrashLab(t *testing.T) *lab {
 	t.Helper()
 	l := newTestLab(t)
-	l.do(Operation{Verb: Create, Name: "a"}, set("a", "/usr/share/mine", l.input("mine")), set("a", "/usr/share/kept", l.input("kept")), Operation{Verb: Mask, Name: "a", Path: "/usr/share/doc/sub"},
-		Operation{Verb: Disable, Name: "a"})
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "a"}, set("a", "/usr/share/mine", l.input("mine")), set("a", "/usr/share/kept", l.input("kept")), overlay.Operation{Verb: overlay.Mask, Name: "a", Path: "/usr/share/doc/sub"},
+		overlay.Operation{Verb: overlay.Disable, Name: "a"})
 	l.do(set("a", "/usr/share/doc/sub/below", l.input("below")))
-	l.do(Operation{Verb: Create, Name: "unit", Scope: "unit:a.service"}, set("unit", "/usr/share/x", l.input("x")), Operation{Verb: Create, Name: "w", Writable: true})
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "unit", Scope: "unit:a.service"}, set("unit", "/usr/share/x", l.input("x")), overlay.Operation{Verb: overlay.Create, Name: "w", Writable: true})
 	usr := mountWritable(t, l, "w")
 	l.sh(usr, written)
 	l.sh(l.dir, "umount shown; echo input > input; mkdir -p image/lib image/usr/share/deep image/usr/share/doc")
@@ -74,7 +76,7 @@ func (l *lab) strangers() []string {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	known := []string{indexName}
+	known := []string{overlay.IndexName}
 	for _, o := range index.Overlays {
 		if o.Generation > 0 {
 			known = append(known, o.Name, fmt.Sprint(o.Name, "/", o.Generation))

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"fmt"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // model is what an overlay has, by path: "file CONTENT", "link TARGET" or "mask".
@@ -77,11 +79,11 @@ func (m model) put(path, what string) bool {
 }
 
 // do does what an operation should do, and tells whether it should be possible.
-func (m model) do(op Operation, content string) bool {
+func (m model) do(op overlay.Operation, content string) bool {
 	path := strings.TrimPrefix(op.Path, "/")
 	_, has := m[path]
 	switch op.Verb {
-	case Add:
+	case overlay.Add:
 		switch {
 		case !inModelSystem(path) || isDirOfModel[path]:
 			return false
@@ -89,9 +91,9 @@ func (m model) do(op Operation, content string) bool {
 			return m.put(path, "link "+linksOfModel[path])
 		}
 		return m.put(path, "file "+filepath.Base(path)+"\n")
-	case Set:
+	case overlay.Set:
 		return m.put(path, "file "+content)
-	case Mask:
+	case overlay.Mask:
 		return (inModelSystem(path) || has || m.dirIn(path)) && m.put(path, "mask")
 	}
 	if !has && !m.dirIn(path) {
@@ -107,7 +109,7 @@ func (m model) do(op Operation, content string) bool {
 }
 
 // read is what an overlay really has.
-func readModel(t tester, p Placed) model {
+func readModel(t tester, p overlay.Placed) model {
 	t.Helper()
 	m := model{}
 	entries, err := p.Entries()
@@ -117,21 +119,21 @@ func readModel(t tester, p Placed) model {
 	for _, e := range entries {
 		path := filepath.Join(p.Tree(), e.Path)
 		switch e.Kind {
-		case File:
+		case overlay.File:
 			content, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			m[e.Path] = "file " + string(content)
-		case Link:
+		case overlay.Link:
 			target, err := os.Readlink(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			m[e.Path] = "link " + target
-		case Masked:
+		case overlay.Masked:
 			m[e.Path] = "mask"
-		case Folder:
+		case overlay.Folder:
 			m[e.Path] = "opaque"
 			if !e.Opaque {
 				t.Errorf("%s is listed, and is a directory as in the system", e.Path)
@@ -159,21 +161,21 @@ func TestOverlaysAreWhatAModelSays(t *testing.T) {
 		var used []string
 		names := []string{"a", "b", "c"}
 		for _, name := range names {
-			l.do(Operation{Verb: Create, Name: name, Priority: len(models)})
+			l.do(overlay.Operation{Verb: overlay.Create, Name: name, Priority: len(models)})
 			models[name] = model{}
 		}
 		for step := range rapid.IntRange(1, 25).Draw(t, "steps") {
 			name := rapid.SampledFrom(names).Draw(t, "name")
 			wanted := maps.Clone(models[name])
-			var ops []Operation
+			var ops []overlay.Operation
 			possible := true
 			for range rapid.IntRange(1, 3).Draw(t, "operations") {
 				content := fmt.Sprint("content ", step, len(ops))
-				op := Operation{
-					Verb: rapid.SampledFrom([]Verb{Add, Set, Set, Mask, Unset}).Draw(t, "verb"), Name: name,
+				op := overlay.Operation{
+					Verb: rapid.SampledFrom([]overlay.Verb{overlay.Add, overlay.Set, overlay.Set, overlay.Mask, overlay.Unset}).Draw(t, "verb"), Name: name,
 					Path: "/" + rapid.SampledFrom(modelPaths).Draw(t, "path"), Mode: 0o644,
 				}
-				if op.Verb == Set {
+				if op.Verb == overlay.Set {
 					op.From = l.input(content)
 				}
 				ops = append(ops, op)
@@ -192,7 +194,7 @@ func TestOverlaysAreWhatAModelSays(t *testing.T) {
 				t.Fatalf("%+v with %v (-want +got):\n%s", ops, models[name], diff)
 			}
 			touched := func(path string) bool {
-				return slices.ContainsFunc(ops, func(op Operation) bool {
+				return slices.ContainsFunc(ops, func(op overlay.Operation) bool {
 					return "/"+path == op.Path || strings.HasPrefix("/"+path, op.Path+"/")
 				})
 			}

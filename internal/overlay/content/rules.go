@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // Rules are what an administrator allows content to be, [Overlay] in liveapply.conf(5).
@@ -53,16 +53,16 @@ var own = []string{
 }
 
 // hidesVital tells whether content would hide such a file.
-func (u Under) hidesVital(e Entry) bool {
+func (u Under) hidesVital(e overlay.Entry) bool {
 	for at := e.Path; at != "."; at = path.Dir(at) {
 		if matchesAny(own, at) {
 			return true
 		}
 	}
-	if e.Kind != Folder && matchesAny(vital, e.Path) {
+	if e.Kind != overlay.Folder && matchesAny(vital, e.Path) {
 		return true
 	}
-	return (e.Kind == Masked || e.Opaque) && (u.hasBelow(e.Path, vital) || u.hasBelow(e.Path, own))
+	return (e.Kind == overlay.Masked || e.Opaque) && (u.hasBelow(e.Path, vital) || u.hasBelow(e.Path, own))
 }
 
 func matchesAny(patterns []string, name string) bool {
@@ -81,7 +81,7 @@ func (u Under) hasBelow(dir string, patterns []string) bool {
 }
 
 // check refuses content that the rules do not allow.
-func (r Rules) check(entries []Entry, under Under, force bool) error {
+func (r Rules) check(entries []overlay.Entry, under Under, force bool) error {
 	var size int64
 	for _, e := range entries {
 		size += e.Size
@@ -99,16 +99,16 @@ func (r Rules) checkSize(size int64) error {
 	return nil
 }
 
-func (r Rules) checkEntry(e Entry, under Under, force bool) error {
-	if e.Kind != Folder || e.Opaque {
+func (r Rules) checkEntry(e overlay.Entry, under Under, force bool) error {
+	if e.Kind != overlay.Folder || e.Opaque {
 		if err := r.allowPath(e.Path); err != nil {
 			return err
 		}
 	}
 	switch {
-	case e.Kind == Special:
+	case e.Kind == overlay.Special:
 		return fmt.Errorf("/%s is a device, a fifo or a socket: overlays have none", e.Path)
-	case !r.AllowSetuid && e.privileged:
+	case !r.AllowSetuid && e.Privileged:
 		return fmt.Errorf("/%s is setuid, setgid or has capabilities: AllowSetuid=yes in liveapply.conf would allow it", e.Path)
 	case !force && under.hidesVital(e):
 		return fmt.Errorf("/%s belongs to what the system cannot do without (systemd, the C library, liveapply): to hide it all the same, use --force", e.Path)
@@ -127,10 +127,4 @@ func (r Rules) scan(ctx context.Context, dir string) error {
 		return fmt.Errorf("ContentScan= refuses it: %s: %w: %s", strings.Join(r.ContentScan, " "), err, strings.TrimSpace(string(output)))
 	}
 	return nil
-}
-
-// isPrivileged tells whether a file gives rights to those who run it.
-func isPrivileged(st *unix.Stat_t, xattrs map[string]string) bool {
-	_, capable := xattrs["security.capability"]
-	return st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || capable
 }

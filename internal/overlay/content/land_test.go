@@ -1,8 +1,10 @@
-package overlay
+package content
 
 import (
 	"strings"
 	"testing"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 func TestContentLandsWhereTheSystemHasIt(t *testing.T) {
@@ -59,8 +61,8 @@ func TestWhatIsNoPlaceForContentIsRefused(t *testing.T) {
 // A directory that only the overlay needs is as that of the system.
 func TestDirectoriesAreAsInTheSystem(t *testing.T) {
 	l := newTestLab(t)
-	l.do(Operation{Verb: Create, Name: "a"}, Operation{Verb: Set, Name: "a", Path: "/usr/share/doc/a", From: l.input("new"), Mode: 0o600},
-		Operation{Verb: Set, Name: "a", Path: "/usr/share/other/b", From: l.input("new"), Mode: 0o600})
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "a"}, overlay.Operation{Verb: overlay.Set, Name: "a", Path: "/usr/share/doc/a", From: l.input("new"), Mode: 0o600},
+		overlay.Operation{Verb: overlay.Set, Name: "a", Path: "/usr/share/other/b", From: l.input("new"), Mode: 0o600})
 	got := strings.Join(lines(t, l.placed("a").Tree()), "")
 	for _, want := range []string{
 		`"usr/share/doc" directory 2750 7:8 map["user.dir":"x"] opaque=false`,

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/beneath"
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // add takes what the system has at a path.
@@ -70,7 +71,7 @@ func openRegular(path string) (*os.File, error) {
 }
 
 // set gives a path the content of another file. A file that is there keeps owner, mode and xattrs.
-func (g *generation) set(path string, op Operation) error {
+func (g *generation) set(path string, op overlay.Operation) error {
 	content, err := os.OpenFile(op.From, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -154,5 +155,5 @@ func (g *generation) clear(path string) error {
 
 // forgetBelow drops what is known of the paths below one.
 func (g *generation) forgetBelow(path string) {
-	maps.DeleteFunc(g.manifest.Bases, func(below string, _ Base) bool { return strings.HasPrefix(below, path+"/") })
+	maps.DeleteFunc(g.manifest.Bases, func(below string, _ overlay.Base) bool { return strings.HasPrefix(below, path+"/") })
 }

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"path/filepath"
@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // mountWritable shows the system's /usr through a writable overlay, until the test ends.
@@ -28,7 +30,7 @@ const written = `echo changed > share/doc/a; rm -r share/doc/sub; echo new > sha
 
 func TestWhatWasWrittenCanBeFrozen(t *testing.T) {
 	l := newTestLab(t)
-	l.do(Operation{Verb: Create, Name: "w", Writable: true, Priority: 3})
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "w", Writable: true, Priority: 3})
 	usr := mountWritable(t, l, "w")
 	l.sh(usr, written)
 	shown := lines(t, usr)
@@ -50,7 +52,7 @@ func TestWhatWasWrittenCanBeFrozen(t *testing.T) {
 	if err := unix.Mount("", usr, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	l.do(Operation{Verb: Freeze, Name: "w"})
+	l.do(overlay.Operation{Verb: overlay.Freeze, Name: "w"})
 	frozen := l.placed("w")
 	if frozen.Writable || frozen.Generation != 2 || frozen.Priority != 3 {
 		t.Errorf("it is %+v", frozen.Overlay)
@@ -85,9 +87,9 @@ func TestWhatWasWrittenCanBeFrozen(t *testing.T) {
 
 func TestFreezingKeepsTheRules(t *testing.T) {
 	l := newTestLab(t)
-	l.do(Operation{Verb: Create, Name: "w", Writable: true})
+	l.do(overlay.Operation{Verb: overlay.Create, Name: "w", Writable: true})
 	usr := mountWritable(t, l, "w")
-	freeze := Operation{Verb: Freeze, Name: "w"}
+	freeze := overlay.Operation{Verb: overlay.Freeze, Name: "w"}
 	for _, test := range [][3]string{
 		{"echo > su; chmod u+s su", "rm su", "AllowSetuid=yes"},
 		{"mkfifo fifo", "rm fifo", "/usr/fifo is a device, a fifo"},

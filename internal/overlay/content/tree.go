@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"errors"
@@ -14,11 +14,9 @@ import (
 
 	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/image"
+	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
-
-// overlayXattrs starts the names of the xattrs by which overlayfs keeps its own notes.
-const overlayXattrs = "trusted.overlay."
 
 // tree is the content of a generation that is being made. Everything in it is reached from its root, without following a link: content may have links
 // to anywhere.
@@ -75,7 +73,7 @@ func (t *tree) hides(path string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if there != nil && isWhiteout(there) {
+		if there != nil && overlay.IsWhiteout(there) {
 			return true, nil
 		}
 		if there == nil || typeOf(there.Mode) != unix.S_IFDIR {
@@ -85,7 +83,7 @@ func (t *tree) hides(path string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		opaque, err := isOpaque(dir)
+		opaque, err := overlay.IsOpaque(dir)
 		dir.Close()
 		if err != nil || opaque {
 			return opaque, err
@@ -124,7 +122,7 @@ func (t *tree) enter(dir *os.File, name, path string) (*os.File, error) {
 		if err := t.makeDir(dir, name, path); err != nil {
 			return nil, err
 		}
-	case isWhiteout(there):
+	case overlay.IsWhiteout(there):
 		// What the system has there stays hidden.
 		if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
 			return nil, err
@@ -174,7 +172,7 @@ type attributes struct {
 func attributesOf(path string, st *unix.Stat_t) (attributes, error) {
 	a := attributes{mode: st.Mode & 0o7777, uid: st.Uid, gid: st.Gid, mtime: time.Unix(st.Mtim.Unix()), xattrs: map[string]string{}}
 	err := xattr.Read(path, func(name string, value []byte) {
-		if !strings.HasPrefix(name, overlayXattrs) {
+		if !strings.HasPrefix(name, overlay.XattrPrefix) {
 			a.xattrs[name] = string(value)
 		}
 	})
@@ -360,8 +358,8 @@ func maskAt(dir *os.File, name string) error {
 // markMasks says of a directory that masks are in it. Where no other layer has the directory any more, overlayfs would list their names
 // otherwise: it looks for them in merged directories, and in those that have this mark, which need not have a value (ovl_get_inode).
 func markMasks(dir *os.File) error {
-	if err := unix.Fsetxattr(int(dir.Fd()), overlayXattrs+"origin", nil, 0); err != nil {
-		return fmt.Errorf("setting xattr %sorigin: %w", overlayXattrs, err)
+	if err := unix.Fsetxattr(int(dir.Fd()), overlay.XattrPrefix+"origin", nil, 0); err != nil {
+		return fmt.Errorf("setting xattr %sorigin: %w", overlay.XattrPrefix, err)
 	}
 	return nil
 }
@@ -433,7 +431,7 @@ func pruneAt(dir *os.File, name string, isAsked bool) (bool, error) {
 		return false, err
 	}
 	defer sub.Close()
-	opaque, err := isOpaque(sub)
+	opaque, err := overlay.IsOpaque(sub)
 	if err != nil || isAsked && !opaque {
 		return false, err
 	}

@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/image"
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // What an image may unpack to if MaxSize= does not say less.
@@ -18,7 +19,7 @@ const (
 )
 
 // importImage makes a new overlay, or new content of one, from an updates image.
-func (d *Draft) importImage(ctx context.Context, op Operation) error {
+func (d *Draft) importImage(ctx context.Context, op overlay.Operation) error {
 	limits := image.Limits{Bytes: maxImage, Entries: maxImageEntries}
 	if d.rules.MaxSize > 0 {
 		limits.Bytes = min(limits.Bytes, d.rules.MaxSize)
@@ -29,12 +30,12 @@ func (d *Draft) importImage(ctx context.Context, op Operation) error {
 	}
 	defer source.Close()
 	if d.Index.Find(op.Name) == nil {
-		if err := d.add(Overlay{Name: op.Name, Kind: Updates, Scope: op.Scope, Priority: op.Priority, Enabled: true}); err != nil {
+		if err := d.add(overlay.Overlay{Name: op.Name, Kind: overlay.Updates, Scope: op.Scope, Priority: op.Priority, Enabled: true}); err != nil {
 			return err
 		}
 	}
 	o := d.Index.Find(op.Name)
-	if o.Kind != Updates {
+	if o.Kind != overlay.Updates {
 		return errors.New("it has other content than an updates image's, which would be lost: import the image under another name (--name)")
 	}
 	o.Source, o.SHA256 = op.From, strings.ToLower(op.SHA256)

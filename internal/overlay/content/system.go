@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"errors"
@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // tops are the directories that content can lie in.
@@ -21,17 +23,11 @@ type Under struct {
 	// Root is its root directory: where content lands, and which attributes directories have, is looked up there.
 	Root string
 	// Base tells what is at a path below all overlays.
-	Base func(path string) (Base, error)
+	Base func(path string) (overlay.Base, error)
 	// Systemd is the version of the running one.
 	Systemd int
 	// Scratch is a directory for images that are fetched, in files without a name.
 	Scratch string
-}
-
-// Base is what an overlay replaces at a path.
-type Base struct {
-	Commit   string `json:"commit,omitempty"` // that has it, "" where no commit does
-	Checksum string `json:"checksum"`         // tells it apart from others; "" if nothing is there
 }
 
 // Land returns where content with a path goes: a path below usr, etc or run. Directories are looked up in the system, so that what is given below a
@@ -157,6 +153,3 @@ func (u Under) stat(path string) (*unix.Stat_t, error) {
 }
 
 func typeOf(mode uint32) uint32 { return mode & unix.S_IFMT }
-
-// isWhiteout tells the mark by which overlayfs hides a path of a lower layer.
-func isWhiteout(st *unix.Stat_t) bool { return typeOf(st.Mode) == unix.S_IFCHR && st.Rdev == 0 }

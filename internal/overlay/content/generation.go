@@ -1,60 +1,28 @@
-package overlay
+package content
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/beneath"
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // generation is the content of an overlay that is being made.
 type generation struct {
 	*tree
+	store    overlay.Store
+	name     string // of the overlay
 	number   int
-	dir      string // under the name it has while it is made
-	manifest Manifest
+	dir      string // that it has while it is made
+	manifest overlay.Manifest
 	rules    Rules
-}
-
-// Manifest is what is known of a generation besides its tree.
-type Manifest struct {
-	Version int             `json:"version"`
-	Bases   map[string]Base `json:"bases"` // what is replaced, by path
-}
-
-const manifestVersion = 1
-
-// Manifest reads what is known of the generation that an overlay has.
-func (s Store) Manifest(o Overlay) (*Manifest, error) {
-	content, err := os.ReadFile(filepath.Join(s.generation(o.Name, o.Generation), manifestName))
-	if err == nil {
-		var manifest *Manifest
-		if manifest, err = parseManifest(content); err == nil {
-			return manifest, nil
-		}
-		err = fmt.Errorf("%w: %w: restore the overlay from a backup", ErrDamaged, err)
-	}
-	return nil, fmt.Errorf("reading the manifest of overlay %s: %w", o.Name, err)
-}
-
-func parseManifest(content []byte) (*Manifest, error) {
-	manifest := &Manifest{}
-	if err := json.Unmarshal(content, manifest); err != nil {
-		return nil, err
-	}
-	if manifest.Version != manifestVersion || manifest.Bases == nil {
-		return nil, fmt.Errorf("it has version %d, this program knows %d", manifest.Version, manifestVersion)
-	}
-	return manifest, nil
 }
 
 // content returns the new generation of an overlay, which begins as the one before.
@@ -67,7 +35,7 @@ func (d *Draft) content(name string) (*generation, error) {
 	if err != nil || o.Generation == 0 {
 		return g, err
 	}
-	from, err := beneath.OpenRoot(filepath.Join(d.Store.generation(name, o.Generation), treeName))
+	from, err := beneath.OpenRoot(filepath.Join(d.Store.Generation(name, o.Generation), overlay.TreeName))
 	if err != nil {
 		return nil, err
 	}
@@ -90,13 +58,12 @@ func (d *Draft) newGeneration(name string) (*generation, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	number, err := nextGeneration(dir)
+	number, err := d.Store.NextGeneration(name)
 	if err != nil {
 		return nil, err
 	}
 	g := &generation{
-		number: number, dir: d.Store.generation(name, number) + building, rules: d.rules,
-		manifest: Manifest{Version: manifestVersion, Bases: map[string]Base{}},
+		store: d.Store, name: name, number: number, dir: d.Store.Building(name, number), rules: d.rules, manifest: overlay.NewManifest(),
 	}
 	for _, path := range []string{g.dir, g.treeDir()} {
 		if err := os.Mkdir(path, 0o700); err != nil {
@@ -114,26 +81,11 @@ func (d *Draft) newGeneration(name string) (*generation, error) {
 	return g, nil
 }
 
-// nextGeneration returns a number that no directory has.
-func nextGeneration(dir string) (int, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, err
-	}
-	next := 1
-	for _, entry := range entries {
-		if number, err := strconv.Atoi(strings.TrimSuffix(entry.Name(), building)); err == nil && number >= next {
-			next = number + 1
-		}
-	}
-	return next, nil
-}
-
-func (g *generation) treeDir() string { return filepath.Join(g.dir, treeName) }
+func (g *generation) treeDir() string { return filepath.Join(g.dir, overlay.TreeName) }
 
 // entries lists what it changes.
-func (g *generation) entries() ([]Entry, error) {
-	return listTree(g.treeDir(), listing{bases: g.manifest.Bases})
+func (g *generation) entries() ([]overlay.Entry, error) {
+	return overlay.ListTree(g.treeDir(), g.manifest.Bases)
 }
 
 // complete writes it to disk and gives it its name. A writable one gets what overlayfs needs to write to it.
@@ -142,49 +94,28 @@ func (g *generation) complete(writable bool) error {
 		if err := g.directory("usr", plainDir); err != nil {
 			return err
 		}
-		if err := os.Mkdir(filepath.Join(g.dir, workName), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(g.dir, overlay.WorkName), 0o700); err != nil {
 			return err
 		}
 	}
 	if err := g.keepTimes(g.root, ""); err != nil {
 		return err
 	}
-	content, err := json.Marshal(g.manifest)
-	if err != nil {
-		return err
-	}
-	if err := renameio.WriteFile(filepath.Join(g.dir, manifestName), append(content, '\n'), 0o600, renameio.WithTempDir(g.dir)); err != nil {
+	if err := g.manifest.Write(g.dir); err != nil {
 		return err
 	}
 	// One call for all files: a fsync of each would commit the filesystem's log each time.
 	if err := unix.Syncfs(int(g.root.Fd())); err != nil {
 		return fmt.Errorf("writing it to disk: %w", err)
 	}
-	whole := strings.TrimSuffix(g.dir, building)
-	if err := os.Rename(g.dir, whole); err != nil {
-		return err
-	}
-	g.dir = whole
-	return syncDir(filepath.Dir(whole))
-}
-
-// extensionRelease is what systemd wants to see in a directory of ExtensionDirectories=: any system may take it.
-const extensionRelease = "ID=_any\n"
-
-// isExtensionRelease tells the files that say so. They are no content.
-func isExtensionRelease(path string) bool {
-	return path == releaseOf("usr/lib") || path == releaseOf("etc")
-}
-
-func releaseOf(dir string) string {
-	return filepath.Join(dir, "extension-release.d", "extension-release."+treeName)
+	return g.store.Complete(g.name, g.number)
 }
 
 // hasEtc is the first version of systemd that shows what ExtensionDirectories= have for /etc.
 const hasEtc = 254
 
 // checkExtension refuses what systemd cannot show to a single unit.
-func (u Under) checkExtension(entries []Entry) error {
+func (u Under) checkExtension(entries []overlay.Entry) error {
 	for _, e := range entries {
 		switch top, _, _ := strings.Cut(e.Path, "/"); {
 		case top == "run":
@@ -198,7 +129,7 @@ func (u Under) checkExtension(entries []Entry) error {
 
 // describeExtension says to systemd that the tree is an extension. It takes none without a description of what is in usr; it is there even if nothing
 // else is in that.
-func (g *generation) describeExtension(entries []Entry) error {
+func (g *generation) describeExtension(entries []overlay.Entry) error {
 	dirs := []string{"usr/lib"}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Path, "etc/") {
@@ -207,11 +138,11 @@ func (g *generation) describeExtension(entries []Entry) error {
 		}
 	}
 	for _, dir := range dirs {
-		if err := g.file(releaseOf(dir), strings.NewReader(extensionRelease), attributes{mode: 0o644}); err != nil {
+		if err := g.file(overlay.ExtensionReleaseIn(dir), strings.NewReader(overlay.ExtensionRelease), attributes{mode: 0o644}); err != nil {
 			return err
 		}
 		// Nobody else's, so that the same content gives the same tree.
-		if err := g.directory(filepath.Dir(releaseOf(dir)), attributes{mode: 0o755, mtime: time.Unix(0, 0)}); err != nil {
+		if err := g.directory(filepath.Dir(overlay.ExtensionReleaseIn(dir)), attributes{mode: 0o755, mtime: time.Unix(0, 0)}); err != nil {
 			return err
 		}
 	}

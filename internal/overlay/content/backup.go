@@ -1,4 +1,4 @@
-package overlay
+package content
 
 import (
 	"archive/tar"
@@ -16,7 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
-	"github.com/liveapply/liveapply/internal/beneath"
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // A backup is a tar archive, compressed by zstd: a description, and below tree/ the files, links and directories. Masks, and that a directory is opaque,
@@ -30,16 +30,16 @@ const (
 
 // description is what a backup begins with.
 type description struct {
-	Version int             `json:"version"`
-	Overlay Overlay         `json:"overlay"`
-	Bases   map[string]Base `json:"bases"`
-	Entries []described     `json:"entries"` // in the order of the archive
+	Version int                     `json:"version"`
+	Overlay overlay.Overlay         `json:"overlay"`
+	Bases   map[string]overlay.Base `json:"bases"`
+	Entries []described             `json:"entries"` // in the order of the archive
 }
 
 // described is an entry of the tree.
 type described struct {
 	Path    string            `json:"path"`
-	Kind    EntryKind         `json:"kind"`
+	Kind    overlay.EntryKind `json:"kind"`
 	Opaque  bool              `json:"opaque,omitempty"`
 	Mode    uint32            `json:"mode"` // permission bits; as with all that follows, 0 for masks
 	UID     uint32            `json:"uid"`
@@ -54,15 +54,15 @@ type described struct {
 
 // Backup writes all that makes the overlay what it is. The same overlay gives the same backup. A writable one should not be written to meanwhile: if a
 // file changes, the backup fails.
-func (p Placed) Backup(w io.Writer) error {
-	if err := p.backup(w); err != nil {
+func Backup(p overlay.Placed, w io.Writer) error {
+	if err := backup(p, w); err != nil {
 		return fmt.Errorf("backing up overlay %s: %w", p.Name, err)
 	}
 	return nil
 }
 
-func (p Placed) backup(w io.Writer) error {
-	about, err := p.describe()
+func backup(p overlay.Placed, w io.Writer) error {
+	about, err := describe(p)
 	if err != nil {
 		return err
 	}
@@ -76,8 +76,8 @@ func (p Placed) backup(w io.Writer) error {
 	}
 	if p.Generation > 0 {
 		left := about.Entries
-		err := walk(p.Tree(), func(n node) error {
-			if len(left) == 0 || left[0].Path != n.path {
+		err := overlay.Walk(p.Tree(), func(n overlay.Node) error {
+			if len(left) == 0 || left[0].Path != n.Path {
 				return errChanged
 			}
 			entry := left[0]
@@ -94,8 +94,8 @@ func (p Placed) backup(w io.Writer) error {
 var errChanged = errors.New("it was changed while it was read: try again when nobody does")
 
 // describe reads the whole overlay.
-func (p Placed) describe() (*description, error) {
-	about := &description{Version: backupVersion, Overlay: p.Overlay, Bases: map[string]Base{}}
+func describe(p overlay.Placed) (*description, error) {
+	about := &description{Version: backupVersion, Overlay: p.Overlay, Bases: map[string]overlay.Base{}}
 	about.Overlay.Generation, about.Overlay.Changed = 0, time.Time{} // these are about where it is kept
 	if p.Generation == 0 {
 		return about, nil
@@ -106,23 +106,23 @@ func (p Placed) describe() (*description, error) {
 	}
 	about.Bases = manifest.Bases
 	names := map[uint64]string{} // of files that may have more than one
-	err = walk(p.Tree(), func(n node) error {
-		entry, err := n.describe(names)
+	err = overlay.Walk(p.Tree(), func(n overlay.Node) error {
+		entry, err := describeNode(n, names)
 		about.Entries = append(about.Entries, entry)
 		return err
 	})
 	return about, err
 }
 
-func (n node) describe(names map[uint64]string) (described, error) {
-	d := described{Path: n.path, Kind: n.kind(), Opaque: n.opaque}
-	if d.Kind == Masked {
+func describeNode(n overlay.Node, names map[uint64]string) (described, error) {
+	d := described{Path: n.Path, Kind: n.Kind(), Opaque: n.Opaque}
+	if d.Kind == overlay.Masked {
 		return d, nil
 	}
-	if err := checkPath(n.path); err != nil {
+	if err := checkPath(n.Path); err != nil {
 		return d, err
 	}
-	have, err := n.attributes()
+	have, err := attributesOf(n.ProcPath(), n.Stat)
 	if err != nil {
 		return d, err
 	}
@@ -136,18 +136,18 @@ func (n node) describe(names map[uint64]string) (described, error) {
 		}
 		d.Xattrs[name] = []byte(value)
 	}
-	if d.Kind == Folder {
+	if d.Kind == overlay.Folder {
 		return d, nil
 	}
-	if first, again := names[n.st.Ino]; again {
-		return described{Path: n.path, Kind: d.Kind, Link: first}, nil
+	if first, again := names[n.Stat.Ino]; again {
+		return described{Path: n.Path, Kind: d.Kind, Link: first}, nil
 	}
-	names[n.st.Ino] = n.path
+	names[n.Stat.Ino] = n.Path
 	switch d.Kind {
-	case File:
-		d.Size, d.SHA256, err = n.sum(io.Discard)
-	case Link:
-		d.Target, err = os.Readlink(beneath.Path(int(n.dir.Fd()), n.name))
+	case overlay.File:
+		d.Size, d.SHA256, err = sum(n, io.Discard)
+	case overlay.Link:
+		d.Target, err = os.Readlink(n.ProcPath())
 	default:
 		err = fmt.Errorf("it is a %s file", d.Kind)
 	}
@@ -155,8 +155,8 @@ func (n node) describe(names map[uint64]string) (described, error) {
 }
 
 // sum copies a file's content, and returns its checksum.
-func (n node) sum(to io.Writer) (size int64, checksum string, err error) {
-	file, err := openRegular(beneath.Path(int(n.dir.Fd()), n.name))
+func sum(n overlay.Node, to io.Writer) (size int64, checksum string, err error) {
+	file, err := openRegular(n.ProcPath())
 	if err != nil {
 		return 0, "", err
 	}
@@ -182,8 +182,8 @@ func putDescription(archive *tar.Writer, about *description) error {
 	return err
 }
 
-func putEntry(archive *tar.Writer, n node, d described) error {
-	if d.Kind == Masked {
+func putEntry(archive *tar.Writer, n overlay.Node, d described) error {
+	if d.Kind == overlay.Masked {
 		return nil
 	}
 	header := &tar.Header{
@@ -196,9 +196,9 @@ func putEntry(archive *tar.Writer, n node, d described) error {
 	switch {
 	case d.Link != "":
 		header.Typeflag, header.Linkname = tar.TypeLink, backupTree+"/"+d.Link
-	case d.Kind == Folder:
+	case d.Kind == overlay.Folder:
 		header.Typeflag, header.Name = tar.TypeDir, header.Name+"/"
-	case d.Kind == Link:
+	case d.Kind == overlay.Link:
 		header.Typeflag, header.Linkname = tar.TypeSymlink, d.Target
 	default:
 		header.Typeflag, header.Size = tar.TypeReg, d.Size
@@ -206,7 +206,7 @@ func putEntry(archive *tar.Writer, n node, d described) error {
 	if err := archive.WriteHeader(header); err != nil || header.Typeflag != tar.TypeReg {
 		return err
 	}
-	size, checksum, err := n.sum(archive)
+	size, checksum, err := sum(n, archive)
 	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && (size != d.Size || checksum != d.SHA256) {
 		return errChanged
 	}
@@ -215,7 +215,7 @@ func putEntry(archive *tar.Writer, n node, d described) error {
 
 // modeOf returns the st_mode of an entry.
 func (d described) modeOf() uint32 {
-	return d.Mode | map[EntryKind]uint32{File: unix.S_IFREG, Link: unix.S_IFLNK, Folder: unix.S_IFDIR}[d.Kind]
+	return d.Mode | map[overlay.EntryKind]uint32{overlay.File: unix.S_IFREG, overlay.Link: unix.S_IFLNK, overlay.Folder: unix.S_IFDIR}[d.Kind]
 }
 
 func (d described) attributes() attributes {

@@ -1,4 +1,6 @@
-package overlay
+// Package content makes what overlays have. A Draft makes new generations, which share the files that did not change with those before by hard links;
+// renaming the new index into place is the one step by which all of a draft's changes come true. Backups are written and restored here, too.
+package content
 
 import (
 	"context"
@@ -8,22 +10,24 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/liveapply/liveapply/internal/overlay"
 )
 
 // Draft is what a store is about to become. Nothing of it counts until Commit; what an abandoned draft has made is deleted by the store's Tidy.
 type Draft struct {
-	Store Store
-	Index *Index // as it will be
+	Store overlay.Store
+	Index *overlay.Index // as it will be
 
-	before Index
-	others []Placed
+	before overlay.Index
+	others []overlay.Placed
 	under  Under
 	rules  Rules
 	made   map[string]*generation // of overlays whose content changes
 }
 
 // NewDraft begins with what the store holds. others are the overlays of the other stores: no two have one name, and only one can be written.
-func (s Store) NewDraft(under Under, rules Rules, others ...Placed) (*Draft, error) {
+func NewDraft(s overlay.Store, under Under, rules Rules, others ...overlay.Placed) (*Draft, error) {
 	index, err := s.Index()
 	if err != nil {
 		return nil, err
@@ -34,7 +38,7 @@ func (s Store) NewDraft(under Under, rules Rules, others ...Placed) (*Draft, err
 }
 
 // Do carries out an operation. After an error, the draft is good for nothing but Close.
-func (d *Draft) Do(ctx context.Context, op Operation) error {
+func (d *Draft) Do(ctx context.Context, op overlay.Operation) error {
 	if err := d.do(ctx, op); err != nil && op.Name != "" {
 		return fmt.Errorf("overlay %s: %w", op.Name, err)
 	} else if err != nil {
@@ -43,16 +47,16 @@ func (d *Draft) Do(ctx context.Context, op Operation) error {
 	return nil
 }
 
-func (d *Draft) do(ctx context.Context, op Operation) error {
-	if err := op.check(); err != nil {
+func (d *Draft) do(ctx context.Context, op overlay.Operation) error {
+	if err := op.Check(); err != nil {
 		return err
 	}
 	switch op.Verb {
-	case Create:
+	case overlay.Create:
 		return d.create(op)
-	case Import:
+	case overlay.Import:
 		return d.importImage(ctx, op)
-	case Restore:
+	case overlay.Restore:
 		return d.restore(ctx, op)
 	}
 	o := d.Index.Find(op.Name)
@@ -60,25 +64,25 @@ func (d *Draft) do(ctx context.Context, op Operation) error {
 		return errors.New("there is no overlay of this name: see liveapplyctl overlay list")
 	}
 	switch op.Verb {
-	case Enable, Disable:
-		o.Enabled = op.Verb == Enable
+	case overlay.Enable, overlay.Disable:
+		o.Enabled = op.Verb == overlay.Enable
 		return d.refuseSecondWritable()
-	case Remove:
+	case overlay.Remove:
 		d.forget(op.Name)
-		d.Index.remove(op.Name)
+		d.Index.Remove(op.Name)
 		return nil
-	case Freeze:
+	case overlay.Freeze:
 		return d.freeze(o)
 	}
 	return d.changeContent(op, o)
 }
 
 // changeContent carries out what changes one path.
-func (d *Draft) changeContent(op Operation, o *Overlay) error {
+func (d *Draft) changeContent(op overlay.Operation, o *overlay.Overlay) error {
 	if o.Writable {
 		return fmt.Errorf("it is writable: change the files in /usr, or freeze it first (liveapplyctl overlay freeze %s)", op.Name)
 	}
-	if o.Kind == Updates {
+	if o.Kind == overlay.Updates {
 		return errors.New("it is what an updates image has, and would be lost with the next import: create another overlay, with a higher priority")
 	}
 	path, err := d.under.Land(op.Path)
@@ -90,13 +94,13 @@ func (d *Draft) changeContent(op Operation, o *Overlay) error {
 		return err
 	}
 	switch op.Verb {
-	case Add:
+	case overlay.Add:
 		err = g.add(path)
-	case Set:
+	case overlay.Set:
 		err = g.set(path, op)
-	case Mask:
+	case overlay.Mask:
 		err = g.hide(path)
-	case Unset:
+	case overlay.Unset:
 		err = g.clear(path)
 	}
 	if err != nil {
@@ -105,8 +109,8 @@ func (d *Draft) changeContent(op Operation, o *Overlay) error {
 	return nil
 }
 
-func (d *Draft) create(op Operation) error {
-	o := Overlay{Name: op.Name, Kind: Ordinary, Scope: op.Scope, Priority: op.Priority, Enabled: true, Writable: op.Writable}
+func (d *Draft) create(op overlay.Operation) error {
+	o := overlay.Overlay{Name: op.Name, Kind: overlay.Ordinary, Scope: op.Scope, Priority: op.Priority, Enabled: true, Writable: op.Writable}
 	if err := d.add(o); err != nil || !op.Writable {
 		return err
 	}
@@ -115,13 +119,13 @@ func (d *Draft) create(op Operation) error {
 }
 
 // add has the index name a new overlay.
-func (d *Draft) add(o Overlay) error {
-	isOfName := func(other Placed) bool { return other.Name == o.Name }
+func (d *Draft) add(o overlay.Overlay) error {
+	isOfName := func(other overlay.Placed) bool { return other.Name == o.Name }
 	if d.Index.Find(o.Name) != nil || slices.ContainsFunc(d.others, isOfName) {
 		return errors.New("there is one of this name already")
 	}
 	if o.Scope == "" {
-		o.Scope = System
+		o.Scope = overlay.System
 	}
 	if o.Writable && !o.Scope.IsShared() {
 		return errors.New("a writable overlay is for all to see: its scope is system or global")
@@ -130,7 +134,7 @@ func (d *Draft) add(o Overlay) error {
 	if o.Created.IsZero() {
 		o.Created = o.Changed
 	}
-	d.Index.add(o)
+	d.Index.Add(o)
 	return d.refuseSecondWritable()
 }
 
@@ -139,7 +143,7 @@ func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
 // refuseSecondWritable makes sure that it is known where goes what is written to /usr.
 func (d *Draft) refuseSecondWritable() error {
 	var writable []string
-	note := func(o Overlay) {
+	note := func(o overlay.Overlay) {
 		if o.Writable && o.Enabled {
 			writable = append(writable, o.Name)
 		}
@@ -158,11 +162,11 @@ func (d *Draft) refuseSecondWritable() error {
 
 // freeze makes an ordinary overlay of a writable one. Whoever freezes has made the mount read-only: what is written to it from here on would be lost,
 // or, as files are shared by hard links, change what never changes.
-func (d *Draft) freeze(o *Overlay) error {
+func (d *Draft) freeze(o *overlay.Overlay) error {
 	if !o.Writable {
 		return errors.New("it is not writable: there is nothing to freeze")
 	}
-	entries, err := Placed{*o, d.Store}.entries()
+	entries, err := overlay.Placed{Overlay: *o, Store: d.Store}.Entries()
 	if err != nil {
 		return err
 	}
@@ -195,7 +199,7 @@ func (d *Draft) Finish(ctx context.Context, force bool) error {
 	return nil
 }
 
-func (d *Draft) finish(ctx context.Context, g *generation, o *Overlay, force bool) error {
+func (d *Draft) finish(ctx context.Context, g *generation, o *overlay.Overlay, force bool) error {
 	entries, err := g.entries()
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ package overlay
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,8 +57,22 @@ const (
 	unitPrefix = "unit:"
 )
 
-// unitName is what systemd.unit(5) allows for a service.
-var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
+// What names are made of. These are no regular expressions, since the generator would compile them at each start, which takes longer than all that it
+// does.
+const (
+	alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	inName       = alphanumeric + "._-"
+	inUnitName   = alphanumeric + `:_.\-` // as in systemd.unit(5)
+)
+
+func hasOnly(s, allowed string) bool { return strings.Trim(s, allowed) == "" }
+
+// isService tells what can be the name of a service, or of an instance of one.
+func isService(name string) bool {
+	stem, ok := strings.CutSuffix(name, ".service")
+	prefix, instance, _ := strings.Cut(stem, "@")
+	return ok && len(name) < 256 && prefix != "" && hasOnly(prefix, inUnitName) && hasOnly(instance, inUnitName)
+}
 
 // ParseScope checks a scope.
 func ParseScope(s string) (Scope, error) {
@@ -74,7 +87,7 @@ func ParseScope(s string) (Scope, error) {
 		}
 		return "", fmt.Errorf("the scope %q does not name a user by number: write user:1000", s)
 	case isUnit:
-		if unitName.MatchString(unit) && len(unit) < 256 {
+		if isService(unit) {
 			return Scope(s), nil
 		}
 		return "", fmt.Errorf("the scope %q does not name a service: write unit:nginx.service", s)
@@ -97,12 +110,12 @@ func (s Scope) Unit() string {
 	return unit
 }
 
-// name is short enough for names of files, mounts and units.
-var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+// maxName keeps names short enough for those of files, mounts and units.
+const maxName = 64
 
 // CheckName refuses what cannot be the name of an overlay.
 func CheckName(s string) error {
-	if !name.MatchString(s) {
+	if s == "" || len(s) > maxName || !hasOnly(s[:1], alphanumeric) || !hasOnly(s, inName) {
 		return fmt.Errorf("%q cannot be the name of an overlay: up to 64 letters, digits, dots, dashes and underscores, the first of which is a letter or a digit", s)
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -149,5 +150,18 @@ func TestGenerateFailsWithoutItsDirectory(t *testing.T) {
 	root := system(t, map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: "", "file": ""})
 	if err := generate(root, filepath.Join(root, "file")); err == nil {
 		t.Error("no error")
+	}
+}
+
+// The generator runs in every boot and at each daemon-reload, and a program starts the slower the more is linked into it.
+func TestGeneratorLinksNothingLarge(t *testing.T) {
+	imported, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range strings.Fields(string(imported)) {
+		if path == "regexp" || path == "os/exec" || path == "net" || path == "crypto/tls" || strings.HasPrefix(path, "github.com/klauspost/") {
+			t.Errorf("it imports %s", path)
+		}
 	}
 }

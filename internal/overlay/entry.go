@@ -39,14 +39,6 @@ type Entry struct {
 
 // Entries lists what an overlay changes, by path.
 func (p Placed) Entries() ([]Entry, error) {
-	entries, err := p.entries()
-	if err != nil {
-		return nil, fmt.Errorf("overlay %s: %w", p.Name, err)
-	}
-	return entries, nil
-}
-
-func (p Placed) entries() ([]Entry, error) {
 	if p.Generation == 0 {
 		return nil, nil
 	}
@@ -54,7 +46,11 @@ func (p Placed) entries() ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return listTree(p.Tree(), listing{bases: manifest.Bases, written: p.Writable})
+	entries, err := listTree(p.Tree(), listing{bases: manifest.Bases, written: p.Writable})
+	if err != nil {
+		return nil, fmt.Errorf("listing what is in overlay %s: %w", p.Name, err)
+	}
+	return entries, nil
 }
 
 // ListTree lists what is in the tree of a generation. bases, if known, are those of its manifest.

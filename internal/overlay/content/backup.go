@@ -9,48 +9,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"time"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/overlay"
 )
-
-// A backup is a tar archive, compressed by zstd: a description, and below tree/ the files, links and directories. Masks, and that a directory is opaque,
-// are in the description only, so that unpacking it by tar makes nothing dangerous. The description goes for all that it says; the
-// archive has the same for those who unpack it.
-const (
-	descriptionName = "overlay.json"
-	backupTree      = "tree"
-	backupVersion   = 1
-)
-
-// description is what a backup begins with.
-type description struct {
-	Version int                     `json:"version"`
-	Overlay overlay.Overlay         `json:"overlay"`
-	Bases   map[string]overlay.Base `json:"bases"`
-	Entries []described             `json:"entries"` // in the order of the archive
-}
-
-// described is an entry of the tree.
-type described struct {
-	Path    string            `json:"path"`
-	Kind    overlay.EntryKind `json:"kind"`
-	Opaque  bool              `json:"opaque,omitempty"`
-	Mode    uint32            `json:"mode"` // permission bits; as with all that follows, 0 for masks
-	UID     uint32            `json:"uid"`
-	GID     uint32            `json:"gid"`
-	ModTime time.Time         `json:"mtime"`
-	Xattrs  map[string][]byte `json:"xattrs,omitempty"`
-	Target  string            `json:"target,omitempty"` // of a symbolic link
-	Link    string            `json:"link,omitempty"`   // the path of an entry before, which this is another name of
-	Size    int64             `json:"size,omitempty"`
-	SHA256  string            `json:"sha256,omitempty"` // of a file's content, in hexadecimal digits
-}
 
 // Backup writes all that makes the overlay what it is. The same overlay gives the same backup. A writable one should not be written to meanwhile: if a
 // file changes, the backup fails.
@@ -212,18 +177,3 @@ func putEntry(archive *tar.Writer, n overlay.Node, d described) error {
 	}
 	return err
 }
-
-// modeOf returns the st_mode of an entry.
-func (d described) modeOf() uint32 {
-	return d.Mode | map[overlay.EntryKind]uint32{overlay.File: unix.S_IFREG, overlay.Link: unix.S_IFLNK, overlay.Folder: unix.S_IFDIR}[d.Kind]
-}
-
-func (d described) attributes() attributes {
-	a := attributes{mode: d.Mode, uid: d.UID, gid: d.GID, mtime: d.ModTime, xattrs: map[string]string{}}
-	for name, value := range d.Xattrs {
-		a.xattrs[name] = string(value)
-	}
-	return a
-}
-
-func (d described) String() string { return strconv.Quote("/" + d.Path) }

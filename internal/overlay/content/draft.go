@@ -27,24 +27,23 @@ type Draft struct {
 }
 
 // NewDraft begins with what the store holds. others are the overlays of the other stores: no two have one name, and only one can be written.
-func NewDraft(s overlay.Store, under Under, rules Rules, others ...overlay.Placed) (*Draft, error) {
-	index, err := s.Index()
+func NewDraft(store overlay.Store, under Under, rules Rules, others ...overlay.Placed) (*Draft, error) {
+	index, err := store.Index()
 	if err != nil {
 		return nil, err
 	}
 	before := *index
 	before.Overlays = slices.Clone(index.Overlays)
-	return &Draft{Store: s, Index: index, before: before, others: others, under: under, rules: rules, made: map[string]*generation{}}, nil
+	return &Draft{Store: store, Index: index, before: before, others: others, under: under, rules: rules, made: map[string]*generation{}}, nil
 }
 
 // Do carries out an operation. After an error, the draft is good for nothing but Close.
 func (d *Draft) Do(ctx context.Context, op overlay.Operation) error {
-	if err := d.do(ctx, op); err != nil && op.Name != "" {
-		return fmt.Errorf("overlay %s: %w", op.Name, err)
-	} else if err != nil {
+	err := d.do(ctx, op)
+	if err == nil || op.Name == "" {
 		return err
 	}
-	return nil
+	return fmt.Errorf("overlay %s: %w", op.Name, err)
 }
 
 func (d *Draft) do(ctx context.Context, op overlay.Operation) error {

@@ -20,7 +20,6 @@ type generation struct {
 	store    overlay.Store
 	name     string // of the overlay
 	number   int
-	dir      string // that it has while it is made
 	manifest overlay.Manifest
 	rules    Rules
 }
@@ -62,10 +61,8 @@ func (d *Draft) newGeneration(name string) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &generation{
-		store: d.Store, name: name, number: number, dir: d.Store.Building(name, number), rules: d.rules, manifest: overlay.NewManifest(),
-	}
-	for _, path := range []string{g.dir, g.treeDir()} {
+	g := &generation{store: d.Store, name: name, number: number, rules: d.rules, manifest: overlay.NewManifest()}
+	for _, path := range []string{g.dir(), g.treeDir()} {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return nil, err
 		}
@@ -81,7 +78,10 @@ func (d *Draft) newGeneration(name string) (*generation, error) {
 	return g, nil
 }
 
-func (g *generation) treeDir() string { return filepath.Join(g.dir, overlay.TreeName) }
+// dir is its directory while it is made.
+func (g *generation) dir() string { return g.store.Building(g.name, g.number) }
+
+func (g *generation) treeDir() string { return filepath.Join(g.dir(), overlay.TreeName) }
 
 // entries lists what it changes.
 func (g *generation) entries() ([]overlay.Entry, error) {
@@ -94,14 +94,14 @@ func (g *generation) complete(writable bool) error {
 		if err := g.directory("usr", plainDir); err != nil {
 			return err
 		}
-		if err := os.Mkdir(filepath.Join(g.dir, overlay.WorkName), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(g.dir(), overlay.WorkName), 0o700); err != nil {
 			return err
 		}
 	}
 	if err := g.keepTimes(g.root, ""); err != nil {
 		return err
 	}
-	if err := g.manifest.Write(g.dir); err != nil {
+	if err := g.manifest.Write(g.dir()); err != nil {
 		return err
 	}
 	// One call for all files: a fsync of each would commit the filesystem's log each time.

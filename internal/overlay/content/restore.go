@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +16,6 @@ import (
 	"github.com/liveapply/liveapply/internal/image"
 	"github.com/liveapply/liveapply/internal/overlay"
 )
-
-// maxDescription bounds the description in a backup, in bytes.
-const maxDescription = 256 << 20
 
 // backupLimits leaves the rest to the description: nothing is read that it does not name, and what it names has to fit on the disk.
 var backupLimits = image.Limits{Bytes: math.MaxInt64 / 2, Entries: 1 << 24}
@@ -54,59 +50,6 @@ func ofBackup(path string, err error) error {
 		err = inner // without the words about images
 	}
 	return fmt.Errorf("the backup %s: %w", path, err)
-}
-
-func readDescription(e image.Entry) (*description, error) {
-	if e.Path != descriptionName || e.Content == nil || e.Size > maxDescription {
-		return nil, errors.New("no description comes first")
-	}
-	content, err := io.ReadAll(e.Content)
-	if err != nil {
-		return nil, err
-	}
-	return parseDescription(content)
-}
-
-func parseDescription(content []byte) (*description, error) {
-	about := &description{}
-	if err := json.Unmarshal(content, about); err != nil {
-		return nil, err
-	}
-	if about.Version != backupVersion {
-		return nil, fmt.Errorf("it has version %d, this program knows %d", about.Version, backupVersion)
-	}
-	return about, about.check()
-}
-
-// check refuses what Backup does not write.
-func (a *description) check() error {
-	o := a.Overlay
-	if o.Generation != 0 {
-		return errors.New("it names a generation")
-	}
-	if o.Writable {
-		o.Generation = 1 // it will have one
-	}
-	if err := o.Check(); err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	for _, e := range a.Entries {
-		isKnown := slices.Contains([]overlay.EntryKind{overlay.File, overlay.Link, overlay.Folder, overlay.Masked}, e.Kind)
-		if !isKnown || known[e.Path] || e.Size < 0 || e.Mode > 0o7777 || e.Opaque && e.Kind != overlay.Folder {
-			return fmt.Errorf("it describes %v in a way that makes no sense", e)
-		}
-		if err := checkPath(e.Path); err != nil {
-			return err
-		}
-		known[e.Path] = true
-	}
-	for path := range a.Bases {
-		if !known[path] {
-			return fmt.Errorf("it knows what /%s replaces, and does not have that", path)
-		}
-	}
-	return nil
 }
 
 // restore makes a new overlay from a backup.

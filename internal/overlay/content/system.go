@@ -38,14 +38,11 @@ func (u Under) Land(path string) (string, error) {
 	}
 	clean := strings.TrimPrefix(filepath.Clean("/"+path), "/")
 	top, rest, _ := strings.Cut(clean, "/")
-	if rest == "" {
-		return "", fmt.Errorf("%q is no path for an overlay: it holds files below /usr, /etc and /run", path)
-	}
 	isTop, err := u.isTop(top)
 	if err != nil {
 		return "", err
 	}
-	if !isTop {
+	if !isTop || rest == "" {
 		return "", fmt.Errorf("%q is no path for an overlay: it holds files below /usr, /etc and /run", path)
 	}
 	dir, err := u.resolve(filepath.Dir(clean))

@@ -8,14 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/image"
 	"github.com/liveapply/liveapply/internal/overlay"
-	"github.com/liveapply/liveapply/internal/xattr"
 )
 
 // tree is the content of a generation that is being made. Everything in it is reached from its root, without following a link: content may have links
@@ -53,8 +51,8 @@ func (t *tree) stat(path string) (*unix.Stat_t, error) {
 	return beneath.Stat(dir, filepath.Base(path))
 }
 
-// beneath looks at what the system has at a path, if the tree does not hide it; nil if nothing is there.
-func (t *tree) beneath(path string) (*unix.Stat_t, error) {
+// below looks at what the system has at a path, if the tree does not hide it; nil if nothing is there.
+func (t *tree) below(path string) (*unix.Stat_t, error) {
 	system, err := t.under.stat(path)
 	if err != nil || system == nil {
 		return nil, err
@@ -143,7 +141,7 @@ var plainDir = attributes{mode: 0o755}
 
 // makeDir makes a directory as the system has it; overlayfs shows the attributes of the topmost layer.
 func (t *tree) makeDir(dir *os.File, name, path string) error {
-	system, err := t.beneath(path)
+	system, err := t.below(path)
 	if err != nil {
 		return err
 	}
@@ -158,48 +156,6 @@ func (t *tree) makeDir(dir *os.File, name, path string) error {
 		return err
 	}
 	return makeDir(dir, name, have, false)
-}
-
-// attributes are what a file has besides its content.
-type attributes struct {
-	mode     uint32 // permission bits
-	uid, gid uint32
-	mtime    time.Time // zero for now
-	xattrs   map[string]string
-}
-
-// attributesOf reads those of a file at a path that no one else changes, or at which a change does no harm.
-func attributesOf(path string, st *unix.Stat_t) (attributes, error) {
-	a := attributes{mode: st.Mode & 0o7777, uid: st.Uid, gid: st.Gid, mtime: time.Unix(st.Mtim.Unix()), xattrs: map[string]string{}}
-	err := xattr.Read(path, func(name string, value []byte) {
-		if !strings.HasPrefix(name, overlay.XattrPrefix) {
-			a.xattrs[name] = string(value)
-		}
-	})
-	return a, err
-}
-
-// set gives an open file or directory its attributes: xattrs and mode after the owner, since chown clears some of them.
-func (a attributes) set(fd int) error {
-	if err := unix.Fchown(fd, int(a.uid), int(a.gid)); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", a.uid, a.gid, err)
-	}
-	if err := unix.Fchmod(fd, a.mode); err != nil {
-		return fmt.Errorf("chmod %#o: %w", a.mode, err)
-	}
-	for name, value := range a.xattrs {
-		if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil {
-			return fmt.Errorf("setting xattr %s: %w", name, err)
-		}
-	}
-	if a.mtime.IsZero() {
-		return nil
-	}
-	return unix.UtimesNanoAt(fd, "", a.times(), unix.AT_EMPTY_PATH)
-}
-
-func (a attributes) times() []unix.Timespec {
-	return []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(a.mtime.UnixNano())}
 }
 
 func makeDir(dir *os.File, name string, a attributes, opaque bool) error {
@@ -294,7 +250,7 @@ func (t *tree) directory(path string, a attributes) error {
 	if err != nil {
 		return err
 	}
-	system, err := t.beneath(path)
+	system, err := t.below(path)
 	if err != nil {
 		return err
 	}
@@ -448,7 +404,7 @@ func pruneAt(dir *os.File, name string, isAsked bool) (bool, error) {
 // vacate opens the directory of a file that is about to be put, and removes what the tree has in its place. A file that other generations have is never
 // written to: it is another one from here on.
 func (t *tree) vacate(path string) (*os.File, error) {
-	system, err := t.beneath(path)
+	system, err := t.below(path)
 	if err != nil {
 		return nil, err
 	}

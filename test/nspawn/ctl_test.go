@@ -103,7 +103,7 @@ func TestStatusHasTheFieldsOfTheStamp(t *testing.T) {
 		t.Errorf("the layer %s is not that of the live commit", got.Layers[0])
 	}
 	applied := got.Applied
-	got.Transaction, got.Applied, got.Layers, got.RebootRequired = "", "", nil, nil
+	got.Transaction, got.Applied, got.Layers, got.RebootRequired, got.Stack = "", "", nil, nil, nil
 	equal(t, "status", fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", stamp{Version: 1, Booted: v1, Live: v3, Previous: v2, Transient: true}))
 
 	// Everybody can read it, and it is the stamp.

@@ -89,6 +89,17 @@ type stamp struct {
 		Packages []string `json:"packages"`
 		Without  []string `json:"without"`
 	} `json:"partial"`
+	Stack []usrLayer `json:"stack"`
+}
+
+// usrLayer is a part of what /usr shows.
+type usrLayer struct {
+	Kind       string   `json:"kind"`
+	Name       string   `json:"name"`
+	Generation int      `json:"generation"`
+	Commit     string   `json:"commit"`
+	Writable   bool     `json:"writable"`
+	Stale      []string `json:"stale"`
 }
 
 // status is what liveapplyctl status --json says.

@@ -54,6 +54,7 @@ type machine struct {
 	lab     *Lab
 	name    string
 	dir     string // <run>/<name>: sysroot/ and a console-N file per boot
+	plain   bool   // not of OSTree: sysroot/ is its root
 	options Options
 
 	boots   int
@@ -66,16 +67,7 @@ type machine struct {
 // Machine makes a machine with one deployment, of the given commit, and leaves it off.
 func (l *Lab) Machine(t TB, commit string, options Options) *Machine {
 	t.Helper()
-	l.mu.Lock()
-	l.machines++
-	name := l.prefix() + strconv.Itoa(l.machines)
-	l.mu.Unlock()
-
-	m := &Machine{t, &machine{lab: l, name: name, dir: filepath.Join(l.run, name), options: options}}
-	t.Cleanup(m.destroy)
-	if err := os.MkdirAll(m.Sysroot(), 0o755); err != nil {
-		t.Fatalf("%v", err)
-	}
+	m := l.newMachine(t, options)
 	must(t, "ostree", "admin", "init-fs", "--modern", m.Sysroot())
 	m.configure("sysroot.bootloader", "none")
 	m.configure("sysroot.readonly", strconv.FormatBool(!options.WritableSysroot))
@@ -83,6 +75,38 @@ func (l *Lab) Machine(t TB, commit string, options Options) *Machine {
 	ref := m.Pull(commit)
 	// Without a sync of all that the host has, which libostree 2022.7 waits for.
 	must(t, "env", "OSTREE_SYSROOT_OPTS=skip-sync", "ostree", "admin", "--sysroot="+m.Sysroot(), "deploy", "--os="+osName, "--karg=rw", ref)
+	return m
+}
+
+// PlainMachine makes a machine without OSTree, of what a commit has, and leaves it off: its root is a directory like any other, its
+// /usr can be written to, and /etc is where Debian has it.
+func (l *Lab) PlainMachine(t TB, commit string, options Options) *Machine {
+	t.Helper()
+	m := l.newMachine(t, options)
+	m.plain = true
+	must(t, "ostree", "--repo="+l.repo(), "checkout", "--force-copy", "--union", commit, m.Sysroot())
+	at := func(path string) string { return filepath.Join(m.Sysroot(), path) }
+	m.check(os.Rename(at("usr/etc"), at("etc")))
+	for _, path := range []string{"ostree", "sysroot"} {
+		m.check(os.Remove(at(path)))
+	}
+	for _, path := range []string{"home", "srv", "opt", "mnt", "media", "root"} {
+		m.check(os.Remove(at(path))) // a link into /var
+		m.check(os.Mkdir(at(path), 0o755))
+	}
+	return m
+}
+
+func (l *Lab) newMachine(t TB, options Options) *Machine {
+	t.Helper()
+	l.mu.Lock()
+	l.machines++
+	name := l.prefix() + strconv.Itoa(l.machines)
+	l.mu.Unlock()
+
+	m := &Machine{t, &machine{lab: l, name: name, dir: filepath.Join(l.run, name), options: options}}
+	t.Cleanup(m.destroy)
+	m.check(os.MkdirAll(m.Sysroot(), 0o755))
 	return m
 }
 
@@ -186,6 +210,9 @@ func (m *Machine) start() {
 // nextKernelArgs returns the kernel command line of the next boot.
 func (m *Machine) nextKernelArgs() []string {
 	m.t.Helper()
+	if m.plain {
+		return append([]string{"rw"}, m.options.KernelArgs...)
+	}
 	args := strings.Fields(m.BootEntry()["options"])
 	if !m.options.Automatic {
 		args = append(args, "liveapply.auto=no")
@@ -224,6 +251,9 @@ func (m *Machine) BootEntry() map[string]string {
 // bootedUsr returns the /usr of the deployment that the kernel argument ostree= names.
 func (m *Machine) bootedUsr(kernelArgs []string) string {
 	m.t.Helper()
+	if m.plain {
+		return ""
+	}
 	i := slices.IndexFunc(kernelArgs, func(arg string) bool { return strings.HasPrefix(arg, "ostree=") })
 	if i < 0 {
 		m.t.Fatalf("no ostree= in the kernel command line %q", kernelArgs)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +60,10 @@ func TestARestoredOverlayIsWhatItWas(t *testing.T) {
 	for _, name := range []string{"updates", "a", "w", "empty", "unit"} {
 		first := l.backup(name, name)
 		was, before := l.placed(name), l.state()
+		entries, err := was.Entries()
+		if err != nil {
+			t.Fatal(err)
+		}
 		l.refused("there is one of this name already", restoreOf("", first))
 		l.do(overlay.Operation{Verb: overlay.Remove, Name: name})
 		about, err := ReadBackup(t.Context(), first)
@@ -68,6 +73,9 @@ func TestARestoredOverlayIsWhatItWas(t *testing.T) {
 		l.do(restoreOf("", first))
 		if diff := cmp.Diff(before, l.state()); diff != "" {
 			t.Errorf("%s restored (-was +is):\n%s", name, diff)
+		}
+		if restored, err := l.placed(name).Entries(); err != nil || !reflect.DeepEqual(restored, entries) {
+			t.Errorf("%s restored has %+v, %v, and had %+v", name, restored, err, entries)
 		}
 		again, err := os.ReadFile(l.backup(name, "again"))
 		if err != nil {

@@ -47,7 +47,7 @@ func clone(from, to *os.File) error {
 func cloneEntry(from, to *os.File, entry os.DirEntry) error {
 	name := entry.Name()
 	if entry.Type()&os.ModeCharDevice != 0 {
-		if err := markMasks(to); err != nil {
+		if err := noteOrigin(to); err != nil {
 			return err
 		}
 	}

@@ -183,7 +183,7 @@ func (r *restoring) put(e described, content io.Reader) error {
 		return r.made.mask(e.Path)
 	case e.Kind == overlay.Folder:
 		r.dirs = append(r.dirs, e)
-		return r.made.directoryOf(e)
+		return r.directory(e)
 	case e.Link != "":
 		return r.made.hardlink(e.Path, e.Link)
 	case e.Kind == overlay.Link:
@@ -214,6 +214,18 @@ func (r *restoring) checkPlace(e described) error {
 	return err
 }
 
+// directory puts a directory. In a writable overlay, one that the system has, too, is noted as overlayfs does when something is written below it.
+func (r *restoring) directory(e described) error {
+	if err := r.made.directoryOf(e); err != nil || !r.about.Overlay.Writable || e.Opaque {
+		return err
+	}
+	system, err := r.draft.under.stat(e.Path)
+	if err != nil || system == nil || typeOf(system.Mode) != unix.S_IFDIR {
+		return err
+	}
+	return r.made.noteOrigin(e.Path)
+}
+
 // directoryOf puts a directory as it was, though the system may have it with other attributes now: through a writable overlay, they were changed, too.
 func (g *generation) directoryOf(e described) error {
 	if !e.Opaque {
@@ -233,7 +245,7 @@ func (r *restoring) end() error {
 		return fmt.Errorf("the backup %s: %v is missing", r.op.From, r.left[0])
 	}
 	for _, dir := range r.dirs {
-		if err := r.made.directoryOf(dir); err != nil {
+		if err := r.directory(dir); err != nil {
 			return err
 		}
 	}

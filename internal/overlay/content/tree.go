@@ -305,19 +305,30 @@ func (t *tree) mask(path string) error {
 }
 
 func maskAt(dir *os.File, name string) error {
-	if err := markMasks(dir); err != nil {
+	if err := noteOrigin(dir); err != nil {
 		return err
 	}
 	return unix.Mknodat(int(dir.Fd()), name, unix.S_IFCHR, 0)
 }
 
-// markMasks says of a directory that masks are in it. Where no other layer has the directory any more, overlayfs would list their names
-// otherwise: it looks for them in merged directories, and in those that have this mark, which need not have a value (ovl_get_inode).
-func markMasks(dir *os.File) error {
+// noteOrigin says of a directory that another layer has it, too, without saying where: the note of overlayfs need have no value. A directory
+// with masks gets it, because where no other layer has the directory any more, overlayfs would list their names otherwise: it looks for them
+// in merged directories, and in those that have this note (ovl_get_inode).
+func noteOrigin(dir *os.File) error {
 	if err := unix.Fsetxattr(int(dir.Fd()), overlay.XattrPrefix+"origin", nil, 0); err != nil {
 		return fmt.Errorf("setting xattr %sorigin: %w", overlay.XattrPrefix, err)
 	}
 	return nil
+}
+
+// noteOrigin says that of a directory of the tree.
+func (t *tree) noteOrigin(path string) error {
+	dir, err := t.openDir(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return noteOrigin(dir)
 }
 
 // keepTimes gives the directories that the system has, too, its modification times: that of /usr tells systemd whether /etc and /var have to follow an

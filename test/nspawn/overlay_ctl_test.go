@@ -526,21 +526,91 @@ func TestContentThatAUnitRunsOnIsKept(t *testing.T) {
 
 func TestNeedsRestartFindsWhatRunsOnFilesThatAnOverlayReplaces(t *testing.T) {
 	t.Parallel()
+	for kind, boot := range map[string]func(t *testing.T) *nspawn.Machine{
+		"OSTree": func(t *testing.T) *nspawn.Machine {
+			m, _ := demoMachine(t, nspawn.Trixie, nspawn.Options{})
+			return m
+		},
+		"plain": func(t *testing.T) *nspawn.Machine { return plainMachine(t, nspawn.Trixie) },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			m := boot(t)
+			requireOutdated(t, m, "without an overlay")
+			library := m.Run("sh", "-c", "realpath /usr/lib/*/libdbus-1.so.3")
+			m.Run("sh", "-c", "cp "+library+" /run/libdbus; echo changed >>/run/libdbus")
+			overlayCtl(t, m, 0, "create fix")
+			overlayCtl(t, m, 0, "set fix "+library+" --from=libdbus")
+			requireOutdated(t, m, "with an overlay", "system dbus.service: replaced "+library)
+			requireSays(t, "needs-restart", m.Run("liveapplyctl", "needs-restart"), []string{"dbus.service", library})
+			overlayCtl(t, m, 0, "disable fix")
+			requireOutdated(t, m, "when it is disabled")
+			overlayCtl(t, m, 0, "enable fix")
+			requireOutdated(t, m, "when it is enabled again", "system dbus.service: replaced "+library)
+			m.Run("systemctl", "restart", "dbus.service")
+			requireOutdated(t, m, "after a restart")
+			overlayCtl(t, m, 0, "remove fix")
+			requireOutdated(t, m, "without the overlay", "system dbus.service: replaced "+library)
+		})
+	}
+}
+
+func TestContentOfRequestsThatNobodyWaitsFor(t *testing.T) {
+	t.Parallel()
 	m, _ := demoMachine(t, nspawn.Trixie, nspawn.Options{})
-	requireOutdated(t, m, "without an overlay")
-	library := m.Run("sh", "-c", "realpath /usr/lib/*/libdbus-1.so.3")
-	m.Run("sh", "-c", "cp "+library+" /run/libdbus; echo changed >>/run/libdbus")
 	overlayCtl(t, m, 0, "create fix")
-	overlayCtl(t, m, 0, "set fix "+library+" --from=libdbus")
-	requireOutdated(t, m, "with an overlay", "system dbus.service: replaced "+library)
-	requireSays(t, "needs-restart", m.Run("liveapplyctl", "needs-restart"), []string{"dbus.service", library})
-	overlayCtl(t, m, 0, "disable fix")
-	requireOutdated(t, m, "when it is disabled")
-	overlayCtl(t, m, 0, "enable fix")
-	requireOutdated(t, m, "when it is enabled again", "system dbus.service: replaced "+library)
-	m.Run("systemctl", "restart", "dbus.service")
-	m.Run("systemctl", "restart", "systemd-logind.service")
-	requireOutdated(t, m, "after a restart")
-	overlayCtl(t, m, 0, "remove fix")
-	requireOutdated(t, m, "without the overlay", "system dbus.service: replaced "+library)
+	m.Run("sh", "-c", "echo piped | liveapplyctl overlay set --no-wait fix /usr/share/demo/text --from=-")
+	waitFor(t, "the content", func() bool { return m.Try("cat", "/usr/share/demo/text").Stdout == "piped" })
+	awaitEnd(m)
+	requireTidy(t, m)
+
+	// Whoever waits is interrupted, and the unit goes on.
+	m.Write("/etc/liveapply/liveapply.conf", "[Overlay]\nContentScan=/run/scan\n")
+	m.Write("/run/scan", "#!/bin/sh\nwhile [ ! -e /run/go ]; do sleep 0.05; done\n")
+	m.Run("chmod", "755", "/run/scan")
+	waiting := m.Start("sh", "-c", "echo later | liveapplyctl overlay set fix /usr/share/demo/text --from=-")
+	waitFor(t, "the scan", func() bool { return m.Try("pgrep", "--full", "/run/scan").Code == 0 })
+	m.Run("pkill", "--signal=INT", "--exact", "liveapplyctl")
+	output, err := waiting.Wait()
+	if err == nil {
+		t.Error("an interrupted liveapplyctl succeeds")
+	}
+	requireSays(t, "an interrupted liveapplyctl", output, []string{"interrupted, but liveapply-overlay@", "goes on"})
+	m.Write("/run/go", "")
+	waitFor(t, "the content", func() bool { return m.Try("cat", "/usr/share/demo/text").Stdout == "later" })
+	awaitEnd(m)
+	requireTidy(t, m)
+}
+
+func TestBackupsOfOtherKindsOfOverlays(t *testing.T) {
+	t.Parallel()
+	m, _ := demoMachine(t, nspawn.Trixie, nspawn.Options{})
+	nothing := factsOf(t, m)
+	overlayCtl(t, m, 0, "create scratch --writable --runtime")
+	m.Run("sh", "-ec", `
+		echo written >/usr/share/demo/text
+		rm -r /usr/share/demo/folder; mkdir -m 700 /usr/share/demo/folder; echo other >/usr/share/demo/folder/other
+		chmod 711 /usr/share/demo; chown 3:4 /usr/share/demo
+		rm /usr/share/demo/hidden; ln -s /etc/demo /usr/share/demo/link; ln /usr/share/demo/text /usr/share/demo/hard
+		setfattr -n user.of -v demo /usr/share/demo/text`)
+	m.Run("sh", "-ec", "mkdir -p /run/image/lib/demo; echo image >/run/image/lib/demo/image")
+	overlayCtl(t, m, 0, "import image --priority=4")
+	before := factsOf(t, m)
+	entries := map[string]string{}
+	for _, name := range []string{"scratch", "updates"} {
+		entries[name] = entriesOf(t, m, name)
+		overlayCtl(t, m, 0, "backup "+name)
+		overlayCtl(t, m, 0, "remove "+name)
+	}
+	requireSame(t, m, nothing)
+	for _, name := range []string{"scratch", "updates"} {
+		overlayCtl(t, m, 0, "restore "+name+".tar.zst")
+		equal(t, "entries of "+name, entriesOf(t, m, name), entries[name])
+	}
+	requireTree(t, "/usr", m.Snapshot("/usr"), before.usr)
+	equal(t, "stack", stackOf(status(t, m).Stack), "overlay scratch, updates updates, booted")
+	m.Run("touch", "/usr/share/demo/more")
+	overlayCtl(t, m, 0, "import image") // it is one of updates still
+	overlayCtl(t, m, 0, "remove scratch updates")
+	requireSame(t, m, nothing)
 }

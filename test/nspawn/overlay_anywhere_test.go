@@ -3,6 +3,7 @@
 package nspawn_test
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -84,7 +85,9 @@ func TestOverlaysWithoutOSTree(t *testing.T) {
 		kept()
 		equal(t, "files until the reboot", m.Run("cat", "/usr/share/demo/same", "/etc/demo/now", "/run/demo"), "new\nnew\nnew")
 		equal(t, "stack", stackHere(t, m), "overlay now, updates updates, overlay kept, base")
-		requireSays(t, "status", m.Run("liveapplyctl", "status"), []string{"now", "updates", "kept"})
+		if text := m.Run("liveapplyctl", "status"); !regexp.MustCompile(`(?s)not booted from OSTree.*\bnow\b.*\bupdates\b.*\bkept\b`).MatchString(text) {
+			t.Errorf("status does not show the stack from top to bottom:\n%s", text)
+		}
 		requireSays(t, "findmnt", usrSource(m), []string{"liveapply:base+", ":now,updates,kept"})
 		requireSays(t, "overlay list", overlayCtl(t, m, 0, "list"), []string{"now", "overlay, runtime", "updates, from /run/updates.tar"})
 		equal(t, "entries", entriesOf(t, m, "kept"), "file etc/demo/conf\nfile etc/demo/new\nmask etc/issue\nfile usr/lib/demo/new\nmask usr/share/demo/folder\nfile usr/share/demo/text")
@@ -130,6 +133,20 @@ func TestOverlaysWithoutOSTree(t *testing.T) {
 		equal(t, "what was written", m.Run("cat", "/usr/share/demo/text"), "written")
 		overlayCtl(t, m, 0, "remove scratch")
 		unchanged("in the end")
+
+		m.Write("/etc/systemd/system/"+trialUnit, "[Service]\nExecStart=sleep infinity\n")
+		m.Run("systemctl", "daemon-reload")
+		m.Run("systemctl", "start", trialUnit)
+		overlayCtl(t, m, 0, "create trial --scope=unit:"+trialUnit)
+		m.Run("sh", "-c", "echo trial | liveapplyctl overlay set trial /usr/share/demo/text --from=-")
+		equal(t, "a file, for the unit", seenBy(m, trialUnit, "/usr/share/demo/text"), "trial")
+		equal(t, "the file, for others", m.Run("cat", "/usr/share/demo/text"), "one\n1")
+		m.Reboot()
+		m.Run("systemctl", "start", trialUnit)
+		equal(t, "a file, for the unit after a reboot", seenBy(m, trialUnit, "/usr/share/demo/text"), "trial")
+		overlayCtl(t, m, 0, "remove trial")
+		equal(t, "the file, for the unit", seenBy(m, trialUnit, "/usr/share/demo/text"), "one\n1")
+		requireTidy(t, m)
 	})
 }
 
@@ -180,6 +197,21 @@ func TestUpdatesOfTheKernelCommandLineWithoutOSTree(t *testing.T) {
 		m.SetKernelArgs()
 		m.PowerCut()
 		m.Boot()
+		gone()
+
+		// By URL, from a server on the machine itself.
+		m.Write("/etc/systemd/system/www.socket", "[Unit]\nDefaultDependencies=no\nBefore=network-online.target\n[Socket]\nListenStream=127.0.0.1:80\nAccept=yes\n")
+		m.Write("/etc/systemd/system/www@.service", "[Service]\nStandardInput=socket\nExecStart=/bin/sh /var/www\n")
+		m.Write("/var/www", "end=$(printf '\\r')\nwhile read -r line && [ \"$line\" != \"$end\" ]; do :; done\nprintf 'HTTP/1.0 200 OK\\r\\n\\r\\n'\nexec cat /var/updates-2.tar\n")
+		m.Run("systemctl", "add-wants", "network-online.target", "www.socket")
+		etc = withoutMachinesOwn(m.Snapshot("/etc"))
+		boot("liveapply.updates=http://127.0.0.1/updates,sha256="+sum, "liveapply.updates=/var/updates-1.tar")
+		equal(t, "the image above", m.Run("cat", "/usr/lib/demo/image", "/etc/demo/conf", "/run/demo/image"), "1\n1\n1")
+		equal(t, "both images", m.Run("cat", "/usr/lib/demo/of-1", "/etc/demo/of-1", "/usr/lib/demo/of-2", "/etc/demo/of-2"), "1\n1\n2\n2")
+		equal(t, "stack", stackHere(t, m), "updates updates-2, updates updates-1, base")
+		boot("liveapply.updates=http://127.0.0.1/updates")
+		equal(t, "failed units", strings.Fields(m.Run("systemctl", "--failed", "--plain", "--no-legend") + " none")[0], "liveapply-updates-url.service")
+		requireSays(t, "the journal", m.Journal("--unit=liveapply-updates-url.service"), []string{"needs a checksum"})
 		gone()
 
 		boot("liveapply.updates=/var/updates-1.tar", "liveapply.updates=/var/missing.tar")

@@ -5,6 +5,8 @@ package nspawn_test
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -613,4 +615,27 @@ func TestBackupsOfOtherKindsOfOverlays(t *testing.T) {
 	overlayCtl(t, m, 0, "import image") // it is one of updates still
 	overlayCtl(t, m, 0, "remove scratch updates")
 	requireSame(t, m, nothing)
+}
+
+// Also when no deployment is staged, whose unit would be stopped between this and the unmounting of /boot.
+func TestOverlaysLeaveEtcAtEachShutdown(t *testing.T) {
+	t.Parallel()
+	m, _ := demoMachine(t, nspawn.Trixie, nspawn.Options{})
+	m.Run("sh", "-c", "echo new >/run/new")
+	overlayCtl(t, m, 0, "create kept")
+	overlayCtl(t, m, 0, "set kept /etc/demo/conf --from=new")
+	for range 6 {
+		m.PowerOff()
+		deployments, err := filepath.Glob(m.Sysroot() + "/ostree/deploy/debian/deploy/*/etc/demo/conf")
+		if err != nil || len(deployments) != 1 {
+			t.Fatalf("%q: %v", deployments, err)
+		}
+		content, err := os.ReadFile(deployments[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "the file while the machine is off", string(content), "conf 1\n")
+		m.Boot()
+		equal(t, "the file while it is on", m.Read("/etc/demo/conf"), "new\n")
+	}
 }

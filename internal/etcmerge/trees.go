@@ -154,7 +154,7 @@ func entryOf(tree *root, path string) (*layered, error) {
 
 // checkEntry refuses what cannot be put, by its name.
 func checkEntry(path string) error {
-	if isAccounts(strings.TrimSuffix(path, "-")) {
+	if IsAccounts(path) {
 		return errors.New("users and groups cannot be changed by a file in place of this one: use sysusers.d(5)")
 	}
 	if !utf8.ValidString(path) {
@@ -162,3 +162,6 @@ func checkEntry(path string) error {
 	}
 	return nil
 }
+
+// IsAccounts tells whether a path relative to /etc is an account database, or the copy that the tools keep of one: what a tree cannot have.
+func IsAccounts(path string) bool { return isAccounts(strings.TrimSuffix(path, "-")) }

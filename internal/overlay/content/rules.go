@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/overlay"
 )
 
@@ -108,12 +109,19 @@ func (r Rules) checkEntry(e overlay.Entry, under Under, force bool) error {
 	switch {
 	case e.Kind == overlay.Special:
 		return fmt.Errorf("/%s is a device, a fifo or a socket: overlays have none", e.Path)
+	case isAccounts(e.Path):
+		return fmt.Errorf("/%s is for users and groups: it cannot be replaced, use sysusers.d(5)", e.Path)
 	case !r.AllowSetuid && e.Privileged:
 		return fmt.Errorf("/%s is setuid, setgid or has capabilities: AllowSetuid=yes in liveapply.conf would allow it", e.Path)
 	case !force && under.hidesVital(e):
 		return fmt.Errorf("/%s belongs to what the system cannot do without (systemd, the C library, liveapply): to hide it all the same, use --force", e.Path)
 	}
 	return nil
+}
+
+func isAccounts(path string) bool {
+	rest, inEtc := strings.CutPrefix(path, "etc/")
+	return inEtc && etcmerge.IsAccounts(rest)
 }
 
 // scan has a command look at new content.

@@ -33,7 +33,7 @@ ExecStart=/usr/bin/touch /run/updates-test/unit-has-run
 type image struct {
 	dir, file, sha256 string
 	text              string // of the files that it brings
-	librarySHA256     string
+	patchedSHA256     string
 }
 
 // format makes an image of the files of a directory.
@@ -148,7 +148,7 @@ func equal[T comparable](t *testing.T, what string, got, want T) {
 // started checks that the machine has started with what is in an image.
 func started(t *testing.T, m *qemu.Machine, i image) {
 	t.Helper()
-	equal(t, "library that the first process has mapped", mappedByFirstProcess(t, m), i.librarySHA256)
+	equal(t, "library that the first process has mapped", mappedByFirstProcess(t, m), i.patchedSHA256)
 	equal(t, "unit of the image", m.Run("systemctl", "is-active", "updates-test.service"), "active")
 	m.Run("test", "-e", "/run/updates-test/unit-has-run")
 	applied(t, m, i)
@@ -158,7 +158,7 @@ func started(t *testing.T, m *qemu.Machine, i image) {
 func applied(t *testing.T, m *qemu.Machine, i image) {
 	t.Helper()
 	healthy(t, m)
-	equal(t, "library at its path", sum(m, library), i.librarySHA256)
+	equal(t, "library at its path", sum(m, library), i.patchedSHA256)
 	equal(t, "link that the image has a directory for", m.Run("readlink", "/lib"), "usr/lib")
 	for _, file := range []string{"/etc/updates-test.conf", "/run/updates-test/file"} {
 		equal(t, file, m.Run("cat", file), i.text)
@@ -172,7 +172,7 @@ func applied(t *testing.T, m *qemu.Machine, i image) {
 // untouched checks that there is nothing of an image in the machine.
 func untouched(t *testing.T, m *qemu.Machine, i image) {
 	t.Helper()
-	if mappedByFirstProcess(t, m) == i.librarySHA256 || sum(m, library) == i.librarySHA256 {
+	if mappedByFirstProcess(t, m) == i.patchedSHA256 || sum(m, library) == i.patchedSHA256 {
 		t.Error("the library is that of the image")
 	}
 	for _, file := range []string{"/etc/updates-test.conf", "/run/updates-test", "/usr/lib/systemd/system/updates-test.service"} {

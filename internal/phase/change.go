@@ -140,7 +140,7 @@ func (s *overlayStores) list() []overlay.Store {
 }
 
 // of finds the store that all operations of a request are about: the change of one index is one step, that of two is not.
-func (s *overlayStores) of(ctx context.Context, request *overlay.Request) (overlay.Store, error) {
+func (s *overlayStores) of(request *overlay.Request) (overlay.Store, error) {
 	all, err := overlay.All(s.list())
 	if err != nil {
 		return overlay.Store{}, err
@@ -152,7 +152,7 @@ func (s *overlayStores) of(ctx context.Context, request *overlay.Request) (overl
 	first := request.Operations[0]
 	for _, op := range request.Operations {
 		if _, known := stores[op.Name]; !known {
-			if stores[op.Name], err = s.ofNew(ctx, op); err != nil {
+			if stores[op.Name], err = s.ofNew(op); err != nil {
 				return overlay.Store{}, err
 			}
 		}
@@ -165,14 +165,7 @@ func (s *overlayStores) of(ctx context.Context, request *overlay.Request) (overl
 }
 
 // ofNew is the store of an overlay that an operation makes.
-func (s *overlayStores) ofNew(ctx context.Context, op overlay.Operation) (overlay.Store, error) {
-	if op.Verb == overlay.Restore && op.Scope == "" {
-		was, err := content.ReadBackup(ctx, op.From)
-		if err != nil {
-			return overlay.Store{}, err
-		}
-		op.Scope = was.Scope
-	}
+func (s *overlayStores) ofNew(op overlay.Operation) (overlay.Store, error) {
 	switch {
 	case op.Runtime:
 		return s.runtime, nil
@@ -186,7 +179,7 @@ func (s *overlayStores) ofNew(ctx context.Context, op overlay.Operation) (overla
 
 // draft makes all that a request asks for, without effect so far.
 func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
-	store, err := stores.of(ctx, request)
+	store, err := stores.of(request)
 	if err != nil {
 		return nil, err
 	}

@@ -134,7 +134,7 @@ func TestOverlaysWithoutOSTree(t *testing.T) {
 		overlayCtl(t, m, 0, "remove scratch")
 		unchanged("in the end")
 
-		m.Write("/etc/systemd/system/"+trialUnit, "[Service]\nExecStart=sleep infinity\n")
+		m.Write("/etc/systemd/system/"+trialUnit, "[Service]\nType=exec\nExecStart=sleep infinity\n")
 		m.Run("systemctl", "daemon-reload")
 		m.Run("systemctl", "start", trialUnit)
 		overlayCtl(t, m, 0, "create trial --scope=unit:"+trialUnit)

@@ -183,23 +183,29 @@ func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *ove
 	if err != nil {
 		return nil, err
 	}
-	base, closeBase, err := m.OverlayBase()
-	if err != nil {
-		return nil, err
-	}
-	defer closeBase()
 	others, err := overlay.All(slices.DeleteFunc(stores.list(), func(other overlay.Store) bool { return other == store }))
 	if err != nil {
 		return nil, err
 	}
-	under := content.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
+	var version int
 	err = services.With(ctx, func(systemd *services.Systemd) error {
-		under.Systemd, err = systemd.Version()
+		version, err = systemd.Version()
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	return m.draftIn(ctx, store, others, version, request, rules)
+}
+
+// draftIn does that in a store. systemd is the version of the running one, which counts for what only a unit or a user sees.
+func (m *Machine) draftIn(ctx context.Context, store overlay.Store, others []overlay.Placed, systemd int, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
+	base, closeBase, err := m.OverlayBase()
+	if err != nil {
+		return nil, err
+	}
+	defer closeBase()
+	under := content.Under{Root: m.Root, Base: base, Scratch: m.State.Run, Systemd: systemd}
 	draft, err := content.NewDraft(store, under, rules, others...)
 	if err != nil {
 		return nil, err
@@ -221,7 +227,7 @@ func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *ove
 
 // commitDraft tries the new stack, makes it true, and has the system follow. If that fails, all is as before.
 func (m *Machine) commitDraft(ctx context.Context, t *state.Transaction, stores *overlayStores, draft *content.Draft) error {
-	if err := m.tryOverlays(ctx, stores, draft); err != nil {
+	if err := m.tryDraft(ctx, stores.list(), draft); err != nil {
 		return err
 	}
 	if err := draft.Commit(); err != nil {
@@ -246,17 +252,12 @@ func (m *Machine) followStores(ctx context.Context, t *state.Transaction) error 
 	return m.follow(ctx, t, all)
 }
 
-// tryOverlays has a program run on the stack that a draft would make, in a namespace of its own.
-func (m *Machine) tryOverlays(ctx context.Context, stores *overlayStores, draft *content.Draft) error {
-	all, err := overlay.AllWith(stores.list(), draft.Store, draft.Index)
+// tryDraft has a program run on the stack that a draft would make of what the stores have, in a namespace of its own.
+func (m *Machine) tryDraft(ctx context.Context, stores []overlay.Store, draft *content.Draft) error {
+	all, err := overlay.AllWith(stores, draft.Store, draft.Index)
 	if err != nil {
 		return err
 	}
-	return m.tryStack(ctx, all)
-}
-
-// tryStack has a program run on what overlays would make of /usr.
-func (m *Machine) tryStack(ctx context.Context, all []overlay.Placed) error {
 	live, err := m.Live()
 	if err != nil {
 		return err

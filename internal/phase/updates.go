@@ -124,32 +124,19 @@ func (m *Machine) importUpdates(ctx context.Context, text string, number int) er
 	if err != nil {
 		return err
 	}
-	base, closeBase, err := m.OverlayBase()
-	if err != nil {
-		return err
+	request := &overlay.Request{
+		Operations: []overlay.Operation{{
+			Verb: overlay.Import, Name: name, From: source.Location, SHA256: source.SHA256, Runtime: true, Priority: updatesPriority + number,
+		}},
+		// Whoever writes the kernel command line may replace what the system cannot do without.
+		Force: true,
 	}
-	defer closeBase()
-	under := content.Under{Root: m.Root, Base: base, Scratch: m.State.Run}
-	draft, err := content.NewDraft(runtime, under, content.Rules(configuration.Overlay))
+	draft, err := m.draftIn(ctx, runtime, nil, 0, request, content.Rules(configuration.Overlay))
 	if err != nil {
 		return err
 	}
 	defer draft.Close()
-	err = draft.Do(ctx, overlay.Operation{
-		Verb: overlay.Import, Name: name, From: source.Location, SHA256: source.SHA256, Runtime: true, Priority: updatesPriority + number,
-	})
-	if err == nil {
-		// Whoever writes the kernel command line may replace what the system cannot do without.
-		err = draft.Finish(ctx, true)
-	}
-	if err != nil {
-		return err
-	}
-	all, err := overlay.AllWith(m.OverlayStores(), draft.Store, draft.Index)
-	if err != nil {
-		return err
-	}
-	if err := m.tryStack(ctx, all); err != nil {
+	if err := m.tryDraft(ctx, m.OverlayStores(), draft); err != nil {
 		return err
 	}
 	return draft.Commit()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"path/filepath"
-	"strings"
 
 	"github.com/coreos/go-systemd/v22/unit"
 
@@ -50,16 +49,10 @@ var beforeSysinit = []*unit.UnitOption{
 
 // updatesAsked tells whether the kernel command line names images by path, and by URL.
 func updatesAsked(configuration config.Dirs) (byPath, byURL bool, err error) {
-	words, err := configuration.KernelCommandLine()
-	if err != nil {
-		return false, false, err
+	images, err := configuration.UpdatesImages()
+	for _, image := range images {
+		byURL = byURL || image.IsURL()
+		byPath = byPath || !image.IsURL()
 	}
-	for _, word := range words {
-		if image, ok := strings.CutPrefix(word, config.UpdatesOption); ok {
-			isURL := strings.Contains(image, "://")
-			byURL = byURL || isURL
-			byPath = byPath || !isURL
-		}
-	}
-	return byPath, byURL, nil
+	return byPath, byURL, err
 }

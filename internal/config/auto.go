@@ -3,8 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -142,7 +140,7 @@ func (d Dirs) LoadAuto() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	words, err := d.KernelCommandLine()
+	words, err := d.kernelCommandLine()
 	if err != nil {
 		return nil, err
 	}
@@ -156,30 +154,4 @@ func (d Dirs) LoadAuto() (*Config, error) {
 		}
 	}
 	return config, nil
-}
-
-// UpdatesOption names an updates image on the kernel command line.
-const UpdatesOption = "liveapply.updates="
-
-// IsOff tells whether the machine was booted with liveapply=off. Units know it by ConditionKernelCommandLine=.
-func (d Dirs) IsOff() (bool, error) {
-	words, err := d.KernelCommandLine()
-	if err != nil {
-		return false, err
-	}
-	for _, word := range words {
-		if word == "liveapply=off" {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// KernelCommandLine returns the words of the kernel command line.
-func (d Dirs) KernelCommandLine() ([]string, error) {
-	content, err := os.ReadFile(filepath.Join(d.Root, "proc/cmdline"))
-	if err != nil {
-		return nil, fmt.Errorf("reading the kernel command line: %w", err)
-	}
-	return strings.Fields(string(content)), nil
 }

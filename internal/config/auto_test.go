@@ -86,12 +86,3 @@ func TestPolicyWithoutAPerson(t *testing.T) {
 		t.Errorf("got %v for a bad kernel command line", err)
 	}
 }
-
-func TestOffIsAWordOfTheKernelCommandLine(t *testing.T) {
-	for commandLine, want := range map[string]bool{"quiet liveapply=off rw\n": true, "liveapply=on": false, "xliveapply=off": false, "liveapply=offline": false} {
-		got, err := machine(t, map[string]string{"proc/cmdline": commandLine}).IsOff()
-		if err != nil || got != want {
-			t.Errorf("%q: got %v, %v", commandLine, got, err)
-		}
-	}
-}

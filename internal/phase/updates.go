@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/image"
@@ -58,7 +57,7 @@ const mediumDir = "/run/initramfs/live"
 // Updates takes the images that the kernel command line names, and shows them above all that is there. One that cannot be had is left out: the
 // machine starts without it, and this fails.
 func (m *Machine) Updates(ctx context.Context, which string) error {
-	words, err := m.Config.KernelCommandLine()
+	images, err := m.Config.UpdatesImages()
 	if err != nil {
 		return err
 	}
@@ -67,18 +66,12 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 		return err
 	}
 	var failed []error
-	number := 0
-	for _, word := range words {
-		text, found := strings.CutPrefix(word, config.UpdatesOption)
-		if !found {
+	for _, asked := range images {
+		if asked.IsURL() != (which == UpdatesByURL) {
 			continue
 		}
-		number++
-		if isURL(text) != (which == UpdatesByURL) {
-			continue
-		}
-		if err := m.importUpdates(ctx, text, number); err != nil {
-			failed = append(failed, fmt.Errorf("%s%s: %w", config.UpdatesOption, text, err))
+		if err := m.importUpdates(ctx, asked); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", asked, err))
 		}
 	}
 	t.Begin("overlay")
@@ -95,14 +88,12 @@ const (
 	UpdatesByURL  = "url"
 )
 
-func isURL(location string) bool { return strings.Contains(location, "://") }
-
 // updatesPriority puts updates images above what an administrator has made, later ones above the earlier.
 const updatesPriority = 10000
 
 // importUpdates takes one image, unless the initrd has taken it.
-func (m *Machine) importUpdates(ctx context.Context, text string, number int) error {
-	source, err := image.ParseSource(text)
+func (m *Machine) importUpdates(ctx context.Context, asked config.UpdatesImage) error {
+	source, err := image.ParseSource(asked.Text)
 	if err != nil {
 		return err
 	}
@@ -111,11 +102,11 @@ func (m *Machine) importUpdates(ctx context.Context, text string, number int) er
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("updates-%d", number)
+	name := fmt.Sprintf("updates-%d", asked.Number)
 	if index.Find(name) != nil {
 		return nil
 	}
-	if !isURL(source.Location) {
+	if !asked.IsURL() {
 		if source.Location, err = m.findImage(source.Location); err != nil {
 			return err
 		}
@@ -126,7 +117,7 @@ func (m *Machine) importUpdates(ctx context.Context, text string, number int) er
 	}
 	request := &overlay.Request{
 		Operations: []overlay.Operation{{
-			Verb: overlay.Import, Name: name, From: source.Location, SHA256: source.SHA256, Runtime: true, Priority: updatesPriority + number,
+			Verb: overlay.Import, Name: name, From: source.Location, SHA256: source.SHA256, Runtime: true, Priority: updatesPriority + asked.Number,
 		}},
 		// Whoever writes the kernel command line may replace what the system cannot do without.
 		Force: true,

@@ -101,7 +101,7 @@ func (u Usr) frozen() (mounts []int, err error) {
 
 // writableMounts returns the mounts of an overlay, in all mount namespaces, that can be written, but for those of known.
 func writableMounts(overlay *mountinfo.Info, known []int) (mounts []int, err error) {
-	err = eachNamespace(func(_ string, overlays []*mountinfo.Info) error {
+	err = eachNamespace(areOverlays, func(_ string, overlays []*mountinfo.Info) error {
 		for _, m := range overlays {
 			if sameFilesystem(m, overlay) && !isReadOnly(m) && !slices.Contains(known, m.ID) {
 				mounts = append(mounts, m.ID)
@@ -118,7 +118,7 @@ func setAttributesOf(overlay *mountinfo.Info, mounts []int, attributes unix.Moun
 	// A number is given to another mount when one has gone.
 	wanted := func(m *mountinfo.Info) bool { return sameFilesystem(m, overlay) && slices.Contains(mounts, m.ID) }
 	var namespaces []string
-	if err := eachNamespace(func(namespace string, overlays []*mountinfo.Info) error {
+	if err := eachNamespace(areOverlays, func(namespace string, overlays []*mountinfo.Info) error {
 		if slices.ContainsFunc(overlays, wanted) {
 			namespaces = append(namespaces, namespace)
 		}
@@ -181,7 +181,7 @@ func explainBusy(err error, overlay *mountinfo.Info) error {
 // writers lists the files that processes have open for writing in any mount of an overlay.
 func writers(overlay *mountinfo.Info) (list []string) {
 	ids := map[string]bool{}
-	if err := eachNamespace(func(_ string, overlays []*mountinfo.Info) error {
+	if err := eachNamespace(areOverlays, func(_ string, overlays []*mountinfo.Info) error {
 		for _, m := range overlays {
 			if sameFilesystem(m, overlay) {
 				ids[strconv.Itoa(m.ID)] = true

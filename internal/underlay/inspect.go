@@ -3,7 +3,6 @@ package underlay
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -61,7 +60,7 @@ func (u Usr) look() (table, error) {
 		if before, err = identify(unix.AT_FDCWD, u.Path); err != nil {
 			return table{}, err
 		}
-		if mounts, err = readMounts(); err != nil {
+		if mounts, err = mountsIn(ownMounts, nil); err != nil {
 			return table{}, err
 		}
 		if after, err = identify(unix.AT_FDCWD, u.Path); err != nil {
@@ -77,16 +76,6 @@ func (u Usr) look() (table, error) {
 		}
 	}
 	return table{}, err
-}
-
-// readMounts reads the table of the calling thread, not of the process: see InMountNamespace.
-func readMounts() ([]*mountinfo.Info, error) {
-	f, err := os.Open("/proc/thread-self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return mountinfo.GetMountsFromReader(f, nil)
 }
 
 // identity names a mount, and tells whether the path it was found by is its root.

@@ -167,7 +167,7 @@ func (m *machine) inspect() State {
 // table returns the mount table of this machine: a line per mount, without the numbers of mounts and peer groups.
 func (m *machine) table() []string {
 	m.t.Helper()
-	mounts, err := readMounts()
+	mounts, err := mountsIn(ownMounts, nil)
 	m.check(err)
 	var lines []string
 	for _, mount := range mounts {

@@ -18,7 +18,7 @@ import (
 // stay.
 func MountedSources() ([]Source, error) {
 	sources := map[string]Source{}
-	err := eachNamespace(func(_ string, overlays []*mountinfo.Info) error {
+	err := eachNamespace(areOverlays, func(_ string, overlays []*mountinfo.Info) error {
 		for _, mount := range overlays {
 			if source, ok := ParseSource(mount.Source); ok {
 				sources[mount.Source] = source
@@ -29,9 +29,20 @@ func MountedSources() ([]Source, error) {
 	return slices.Collect(maps.Values(sources)), err
 }
 
-// eachNamespace calls f for the mount namespace of each process once: with the path of a file in /proc that stands for it, and with the overlays
-// that are mounted there.
-func eachNamespace(f func(namespace string, overlays []*mountinfo.Info) error) error {
+// IsMountedBelow tells whether something is mounted below a directory in the mount namespace of any process.
+func IsMountedBelow(dir string) (found bool, err error) {
+	err = eachNamespace(mountinfo.PrefixFilter(dir), func(_ string, mounts []*mountinfo.Info) error {
+		found = found || len(mounts) > 0
+		return nil
+	})
+	return found, err
+}
+
+var areOverlays = mountinfo.FSTypeFilter("overlay")
+
+// eachNamespace calls f for the mount namespace of each process once: with the path of a file in /proc that stands for it, and with the mounts
+// there that a filter leaves.
+func eachNamespace(filter mountinfo.FilterFunc, f func(namespace string, mounts []*mountinfo.Info) error) error {
 	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
 	if err != nil {
 		return err
@@ -43,7 +54,10 @@ func eachNamespace(f func(namespace string, overlays []*mountinfo.Info) error) e
 		if err != nil || seen[namespace] {
 			continue // the process has ended, or is a kernel thread
 		}
-		mounts, err := overlays(table)
+		mounts, err := mountsIn(table, filter)
+		if hasEnded(err) {
+			continue // others may be in the same namespace
+		}
 		if err != nil {
 			return fmt.Errorf("reading the mounts of other processes: %s: %w", table, err)
 		}
@@ -55,16 +69,21 @@ func eachNamespace(f func(namespace string, overlays []*mountinfo.Info) error) e
 	return nil
 }
 
-// overlays reads a mount table; that of a process which ends meanwhile is empty (the kernel answers EINVAL once it has no
-// namespace left).
-func overlays(table string) ([]*mountinfo.Info, error) {
+// ownMounts is the table of the calling thread, not of the process: see InMountNamespace.
+const ownMounts = "/proc/thread-self/mountinfo"
+
+// mountsIn reads a mount table. filter may be nil.
+func mountsIn(table string, filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
 	file, err := os.Open(table)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESRCH) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return mountinfo.GetMountsFromReader(file, mountinfo.FSTypeFilter("overlay"))
+	return mountinfo.GetMountsFromReader(file, filter)
+}
+
+// hasEnded tells whether an error of reading a file in /proc is that the process has ended. For one that has no namespace any more, the kernel
+// answers EINVAL.
+func hasEnded(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESRCH)
 }

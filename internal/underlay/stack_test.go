@@ -94,6 +94,18 @@ func TestStackOfOverlaysOnly(t *testing.T) {
 	})
 }
 
+func TestMountsBelowADirectoryAreFoundInAnyNamespace(t *testing.T) {
+	forEachLayout(t, func(t *testing.T, m *machine) {
+		_, err := m.usr.Switch(stackOf("one", m.layer("one")))
+		m.check(err)
+		for path, want := range map[string]bool{m.dir: true, m.usr.Path: true, m.dir[:len(m.dir)-1]: false, filepath.Join(m.dir, "none"): false} {
+			if got, err := IsMountedBelow(path); got != want || err != nil {
+				t.Errorf("%s: got %v, %v", path, got, err)
+			}
+		}
+	})
+}
+
 func containsSource(sources []Source, want Source) bool {
 	for _, source := range sources {
 		if cmp.Equal(source, want) {

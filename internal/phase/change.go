@@ -262,8 +262,8 @@ func (m *Machine) tryDraft(ctx context.Context, stores []overlay.Store, draft *c
 	if err != nil {
 		return err
 	}
-	stack, err := m.stack(live, m.layersOf(live), overlay.Enabled(all))
-	if err != nil || isNothing(stack) {
+	s, err := m.stack(live, m.layersOf(live), overlay.Enabled(all))
+	if err != nil || s.isNothing() {
 		return err
 	}
 	status("trying to run a program with the new overlays")
@@ -271,7 +271,7 @@ func (m *Machine) tryDraft(ctx context.Context, stores []overlay.Store, draft *c
 	if m.inInitrd() {
 		program.Root = m.Root
 	}
-	return m.Usr.Try(ctx, stack, program)
+	return m.Usr.Try(ctx, s.Stack, program)
 }
 
 // FollowOverlays makes the system what the stores of overlays say: at boot, and when a change of overlays was killed. It ends the transaction

@@ -149,16 +149,12 @@ func (m *Machine) showOverlays(shared overlay.Stack) error {
 	if err != nil {
 		return err
 	}
-	layers := m.layersOf(live)
-	stack, err := m.stack(live, layers, shared)
-	if err != nil {
+	s, err := m.stack(live, m.layersOf(live), shared)
+	if err != nil || s.isShown(usr) {
 		return err
 	}
-	if isNothing(stack) && usr.Shown.Live == "" || !isNothing(stack) && !usr.Unfinished && usr.Shown.Live == stack.Source.Live && usr.Shown.Digest == stack.Source.Digest {
-		return nil
-	}
 	status("switching /usr")
-	_, err = m.show(live, layers, shared)
+	_, err = m.switchTo(s)
 	return err
 }
 

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -32,75 +31,91 @@ func (m *Machine) enabled() (overlay.Stack, error) {
 	return overlay.Enabled(all), nil
 }
 
-// stack is what shows a commit's layers under overlays. It is nothing, with no layer and no upper directory, if that is just the booted tree.
-func (m *Machine) stack(commit ostree.Checksum, layers []string, overlays overlay.Stack) (underlay.Stack, error) {
+// stack is what /usr is to show: a commit's layers under overlays.
+type stack struct {
+	underlay.Stack
+	commit      ostree.Checksum
+	generations []string // the directories of the overlays' content
+}
+
+// stack puts one together.
+func (m *Machine) stack(commit ostree.Checksum, layers []string, overlays overlay.Stack) (*stack, error) {
 	overlays, err := overlays.On("usr")
 	if err != nil {
-		return underlay.Stack{}, err
+		return nil, err
 	}
 	trees, err := overlays.Trees("usr")
 	if err != nil {
-		return underlay.Stack{}, err
+		return nil, err
 	}
-	stack := underlay.Stack{
+	s := &stack{commit: commit, Stack: underlay.Stack{
 		Source: underlay.Source{Live: underlay.Base, Digest: overlays.Digest(), Names: overlays.Names()},
 		Layers: append(trees, layers...),
-	}
+	}}
 	if m.IsOSTree() {
-		stack.Source.Live = commit.String()
+		s.Source.Live = commit.String()
 	}
 	if writable := overlays.Writable(); writable != nil {
-		stack.Upper, stack.Work = writable.Store.Upper(writable.Overlay), writable.Store.Work(writable.Overlay)
+		s.Upper, s.Work = writable.Store.Upper(writable.Overlay), writable.Store.Work(writable.Overlay)
 	}
-	return stack, nil
+	for _, o := range overlays {
+		s.generations = append(s.generations, o.Dir())
+	}
+	return s, nil
 }
 
-func isNothing(stack underlay.Stack) bool { return len(stack.Layers) == 0 && stack.Upper == "" }
+// isNothing tells whether that is just the booted tree.
+func (s *stack) isNothing() bool { return len(s.Layers) == 0 && s.Upper == "" }
 
-// show makes /usr show a commit's layers under overlays. With nothing but the booted tree, nothing of ours stays mounted.
+// isShown tells whether /usr shows just this already.
+func (s *stack) isShown(usr underlay.State) bool {
+	if s.isNothing() {
+		return usr.Shown.Live == ""
+	}
+	return !usr.Unfinished && usr.Shown.Live == s.Source.Live && usr.Shown.Digest == s.Source.Digest
+}
+
+// show makes /usr show a commit's layers under overlays.
 func (m *Machine) show(commit ostree.Checksum, layers []string, overlays overlay.Stack) (underlay.Switched, error) {
-	overlays, err := overlays.On("usr")
+	s, err := m.stack(commit, layers, overlays)
 	if err != nil {
 		return underlay.Switched{}, err
 	}
-	stack, err := m.stack(commit, layers, overlays)
-	if err != nil {
-		return underlay.Switched{}, err
-	}
-	if isNothing(stack) {
+	return m.switchTo(s)
+}
+
+// switchTo makes /usr show a stack. With nothing but the booted tree, nothing of ours stays mounted.
+func (m *Machine) switchTo(s *stack) (underlay.Switched, error) {
+	if s.isNothing() {
 		if err := m.Usr.Detach(); err != nil {
 			return underlay.Switched{}, err
 		}
 		return underlay.Switched{}, m.clearUnlocked()
 	}
-	if err := m.noteStack(stack.Source.Digest, overlays); err != nil {
+	if err := m.noteStack(s); err != nil {
 		return underlay.Switched{}, err
 	}
 	if err := m.setUnlocked(); err != nil {
 		return underlay.Switched{}, err
 	}
-	switched, err := m.Usr.Switch(stack)
-	if err == nil && commit != m.Booted.Commit {
-		m.rememberTree(commit)
+	switched, err := m.Usr.Switch(s.Stack)
+	if err == nil && s.commit != m.Booted.Commit {
+		m.rememberTree(s.commit)
 	}
 	return switched, err
 }
 
 // noteStack writes down which generations a mount with a digest shows, before there is such a mount: as long as there is one, they stay.
-func (m *Machine) noteStack(digest string, overlays overlay.Stack) error {
-	if digest == "" {
+func (m *Machine) noteStack(s *stack) error {
+	if s.Source.Digest == "" {
 		return nil
 	}
-	var dirs []string
-	for _, o := range overlays {
-		dirs = append(dirs, o.Dir())
-	}
-	content, err := json.Marshal(dirs)
+	content, err := json.Marshal(s.generations)
 	if err == nil {
 		err = os.MkdirAll(m.stacksDir(), 0o700)
 	}
 	if err == nil {
-		err = renameio.WriteFile(m.stackNote(digest), content, 0o600, renameio.WithTempDir(m.stacksDir()))
+		err = renameio.WriteFile(m.stackNote(s.Source.Digest), content, 0o600, renameio.WithTempDir(m.stacksDir()))
 	}
 	if err != nil {
 		return fmt.Errorf("noting which overlays are mounted: %w", err)
@@ -108,63 +123,71 @@ func (m *Machine) noteStack(digest string, overlays overlay.Stack) error {
 	return nil
 }
 
+// stackGenerations reads which generations are in a mount with a digest.
+func (m *Machine) stackGenerations(digest string) (dirs []string, err error) {
+	content, err := os.ReadFile(m.stackNote(digest))
+	if err == nil {
+		err = json.Unmarshal(content, &dirs)
+	}
+	return dirs, err
+}
+
 func (m *Machine) stacksDir() string { return filepath.Join(m.State.Run, "stacks") }
 
+const stackNoteSuffix = ".json"
+
 func (m *Machine) stackNote(digest string) string {
-	return filepath.Join(m.stacksDir(), digest+".json")
+	return filepath.Join(m.stacksDir(), digest+stackNoteSuffix)
 }
 
 // dropOverlayContent deletes the content of overlays that nothing shows any more, and the notes on stacks that nothing mounts.
 func (m *Machine) dropOverlayContent(stores []overlay.Store) error {
-	mounted, err := underlay.MountedSources()
+	sources, err := underlay.MountedSources()
 	if err != nil {
 		return err
 	}
-	notes, err := os.ReadDir(m.stacksDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("reading which overlays are mounted: %w", err)
-	}
-	used := map[string]bool{}
+	mounted := map[string]bool{} // by digest
+	used := map[string]bool{}    // generations
 	unknown := false
-	for _, source := range mounted {
-		if source.Digest == "" {
+	for _, source := range sources {
+		if source.Digest == "" || mounted[source.Digest] {
 			continue
 		}
-		var dirs []string
-		content, err := os.ReadFile(m.stackNote(source.Digest))
-		if err == nil {
-			err = json.Unmarshal(content, &dirs)
-		}
+		mounted[source.Digest] = true
+		dirs, err := m.stackGenerations(source.Digest)
 		unknown = unknown || err != nil // then all stays: it goes when that mount has gone
 		for _, dir := range dirs {
 			used[dir] = true
 		}
 	}
 	for _, store := range stores {
-		if err := store.Tidy(func(dir string) bool { return unknown || used[dir] || m.isExtension(dir) }); err != nil {
+		if err := store.Tidy(func(dir string) bool { return unknown || used[dir] || isExtension(dir) }); err != nil {
 			return err
 		}
 	}
+	return m.dropStackNotes(mounted)
+}
+
+// dropStackNotes deletes the notes on stacks but for those that are mounted.
+func (m *Machine) dropStackNotes(mounted map[string]bool) error {
+	notes, err := os.ReadDir(m.stacksDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	for _, note := range notes {
-		digest := strings.TrimSuffix(note.Name(), ".json")
-		if slices.ContainsFunc(mounted, func(source underlay.Source) bool { return source.Digest == digest }) {
-			continue
+		if err == nil && !mounted[strings.TrimSuffix(note.Name(), stackNoteSuffix)] {
+			err = os.Remove(filepath.Join(m.stacksDir(), note.Name()))
 		}
-		if err := os.Remove(filepath.Join(m.stacksDir(), note.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("dropping a note on a stack: %w", err)
-		}
+	}
+	if err != nil {
+		return fmt.Errorf("dropping the notes on overlays that were mounted: %w", err)
 	}
 	return nil
 }
 
-// isExtension tells whether a unit runs on a generation, by ExtensionDirectories=: then it is a layer of an overlay in the unit's namespace.
-func (m *Machine) isExtension(dir string) bool {
-	tables, _ := filepath.Glob("/proc/[0-9]*/mountinfo")
-	for _, table := range tables {
-		content, err := os.ReadFile(table)
-		if err == nil && strings.Contains(string(content), dir+"/") {
-			return true
-		}
-	}
-	return false
+// isExtension tells whether a unit may run on a generation, by ExtensionDirectories=: the generator has what such a unit sees mounted at its own place
+// as well.
+func isExtension(dir string) bool {
+	mounted, err := underlay.IsMountedBelow(dir)
+	return mounted || err != nil
 }

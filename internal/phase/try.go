@@ -35,11 +35,11 @@ func (p *preparation) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stack, err := p.stack(p.plan.Live, p.plan.Layers, overlays)
+	s, err := p.stack(p.plan.Live, p.plan.Layers, overlays)
 	if err != nil {
 		return err
 	}
-	return p.Usr.Try(ctx, stack, programs...)
+	return p.Usr.Try(ctx, s.Stack, programs...)
 }
 
 // executors opens the one of the booted tree, which systemd keeps open from its start, and the one that is live, which it has taken if it was executed

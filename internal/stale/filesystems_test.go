@@ -2,7 +2,6 @@ package stale
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -126,23 +125,7 @@ func TestScriptsOfTreesOfSeveralFilesystems(t *testing.T) {
 		}
 	}
 	showCommit("one", ostree.Checksum{1})
-	cmd := exec.Command(script)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer stdin.Close()
-	if _, err := stdout.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	pid := l.startScript(script)
 	showCommit("two", ostree.Checksum{2})
 	system := l.system()
 	system.Trees = trees
@@ -151,7 +134,7 @@ func TestScriptsOfTreesOfSeveralFilesystems(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, process := range found.Processes {
-		if process.PID == cmd.Process.Pid && len(process.Files) == 1 && process.Files[0] == (File{script, Argument}) {
+		if process.PID == pid && len(process.Files) == 1 && process.Files[0] == (File{script, Argument}) {
 			return
 		}
 	}

@@ -65,6 +65,31 @@ func (l lab) start(name string, args ...string) int {
 	return cmd.Process.Pid
 }
 
+// startScript starts a script that says something when it runs, and ends when its input does.
+func (l lab) startScript(path string) (pid int) {
+	l.t.Helper()
+	cmd := exec.Command(path)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() {
+		stdin.Close()
+		cmd.Wait()
+	})
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		l.t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
 func (l lab) system() System { return System{Proc: "/proc", Usr: l.usr, Trees: Trees(l.t.TempDir())} }
 
 // scan returns what is wrong with the processes that run on the lab's files.
@@ -135,26 +160,10 @@ func TestFindsScriptsThatAreOpen(t *testing.T) {
 	}
 	const content = "#!/bin/bash\necho ready\nread\nexit\n"
 	write(content)
-	cmd := exec.Command(script)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer stdin.Close()
-	if _, err := stdout.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	pid := l.startScript(script)
 	l.requireFound("unchanged", map[int][]File{})
 	write(content + "# changed\n")
-	l.requireFound("changed", map[int][]File{cmd.Process.Pid: {{script, Script}}})
+	l.requireFound("changed", map[int][]File{pid: {{script, Script}}})
 	write(content)
 	l.requireFound("changed back", map[int][]File{})
 }

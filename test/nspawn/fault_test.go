@@ -221,15 +221,7 @@ const attempts = 4
 // strike has one call of a verb killed or failing. It returns which one it was in the reference; nil if none.
 func (c *course) strike(t *testing.T, d disturbance, verb string, r reference, at tracedCall, how string, attempt, n int) *tracedCall {
 	t.Helper()
-	when, path, within := r.aim(at)
-	options := steadily
-	if attempt >= attempts/2 || !within {
-		when, path, options = at.nth, "", freely
-	}
-	options += fmt.Sprintf(" -e trace=%s -e inject=%s:%s:when=%d", at.name, at.name, how, when)
-	if path != "" {
-		options += " -P " + path
-	}
+	options, path := r.injection(at, how, attempt)
 	got, about := hit(c.run(t, d, verb, options, n)), r.about(at.name, path)
 	if got == nil || got.nth > len(about) {
 		return nil

@@ -160,6 +160,21 @@ func (r reference) aim(c tracedCall) (when int, path string, ok bool) {
 	return 0, "", false
 }
 
+// injection returns the options by which strace has a call killed or failing, and the path that it looks for, "" for any. Later attempts leave it to
+// chance which thread gets there first.
+func (r reference) injection(c tracedCall, how string, attempt int) (options, path string) {
+	when, path, within := r.aim(c)
+	options = steadily
+	if attempt >= attempts/2 || !within {
+		when, path, options = c.nth, "", freely
+	}
+	options += fmt.Sprintf(" -e trace=%s -e inject=%s:%s:when=%d", c.name, c.name, how, when)
+	if path != "" {
+		options += " -P " + path
+	}
+	return options, path
+}
+
 // about lists the calls of a name that strace -P would select; all of them without a path.
 func (r reference) about(name, path string) []tracedCall {
 	return slices.DeleteFunc(slices.Clone(r.calls), func(c tracedCall) bool {

@@ -15,21 +15,7 @@ import (
 var lab *nspawn.Lab
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	var err error
-	if lab, err = nspawn.Open(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	status := m.Run()
-	if err := lab.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return status
+	os.Exit(nspawn.RunAll(m, nspawn.Open, &lab))
 }
 
 var suites = []nspawn.Suite{nspawn.Trixie, nspawn.Bookworm}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"log"
 	"os"
 	"os/exec"
@@ -49,6 +50,21 @@ type Lab struct {
 	destdir  string            // what meson installed, once it did
 
 	times sync.Map // commit → time.Time, of every commit in the repo of this run
+}
+
+// RunAll runs the tests of a package (*testing.M), which share what open makes, and returns the exit status.
+func RunAll[L io.Closer](tests interface{ Run() int }, open func() (L, error), shared *L) int {
+	var err error
+	if *shared, err = open(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	status := tests.Run()
+	if err := (*shared).Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status
 }
 
 // Open prepares a run: it waits for another run to end, and removes what an earlier one left behind when

@@ -272,15 +272,7 @@ func (f *overlayFaults) reference(t *testing.T, c overlayChange, after overlaySt
 // strike has one call killed or failing. It tells whether one was hit.
 func (f *overlayFaults) strike(t *testing.T, c overlayChange, after overlayState, r reference, at tracedCall, how string, attempt int) bool {
 	t.Helper()
-	when, path, within := r.aim(at)
-	options := steadily
-	if attempt >= attempts/2 || !within {
-		when, path, options = at.nth, "", freely
-	}
-	options += fmt.Sprintf(" -e trace=%s -e inject=%s:%s:when=%d", at.name, at.name, how, when)
-	if path != "" {
-		options += " -P " + path
-	}
+	options, _ := r.injection(at, how, attempt)
 	return hit(f.run(t, c, after, options)) != nil
 }
 

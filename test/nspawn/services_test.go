@@ -4,6 +4,7 @@ package nspawn_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,7 +59,7 @@ func servicesMachine(t *testing.T) (m *nspawn.Machine, v1, v2 string) {
 		m.Run("systemctl", "start", name)
 	}
 	waitFor(t, "the services", func() bool {
-		return m.Exists("/run/lab-configured.service.version") && m.Exists("/run/lab-instance@2.service.version")
+		return !slices.ContainsFunc(labServices, func(name string) bool { return !m.Exists("/run/" + name + ".service.version") })
 	})
 	v2 = derived(t, m, v1, func(tree *nspawn.Tree) {
 		withServices("2")(tree)

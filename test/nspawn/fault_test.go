@@ -229,11 +229,20 @@ func (c *course) strike(t *testing.T, d disturbance, verb string, r reference, a
 	return &about[got.nth-1]
 }
 
-// strikeAll tries all faults of one kind at calls of a verb. It returns those that it did not hit.
-func (c *course) strikeAll(t *testing.T, d disturbance, verb string, r reference, at []tracedCall, how func(n int) string) (missed []tracedCall, failed int) {
+// struck counts what was done to calls of a verb.
+type struck struct {
+	hit, failed int
+	missed      []tracedCall
+}
+
+// strikeAll tries all faults of one kind at calls of a verb, one after the other until enough are hit.
+func (c *course) strikeAll(t *testing.T, d disturbance, verb string, r reference, at []tracedCall, enough int, how func(n int) string) (all struck) {
 	t.Helper()
 	done := map[string]bool{}
 	for i, one := range at {
+		if all.hit == enough {
+			break
+		}
 		for attempt := 0; attempt < attempts && !done[one.String()]; attempt++ {
 			ok := t.Run(fmt.Sprintf("%s %s %d %s", verb, one.name, one.nth, how(i)), func(t *testing.T) {
 				mine, machine := *c, *c.injection
@@ -244,16 +253,18 @@ func (c *course) strikeAll(t *testing.T, d disturbance, verb string, r reference
 				}
 			})
 			if !ok {
-				failed++
+				all.failed++
 				done[one.String()] = true
 				*c = *newCourse(t, c.config)
 			}
 		}
-		if !done[one.String()] {
-			missed = append(missed, one)
+		if done[one.String()] {
+			all.hit++
+		} else {
+			all.missed = append(all.missed, one)
 		}
 	}
-	return missed, failed
+	return all
 }
 
 // reference traces undisturbed runs.
@@ -295,22 +306,38 @@ func (c *course) disturb(t *testing.T, d disturbance, verb string) {
 	if asks {
 		calls = own(d, r, true)
 	}
-	at := calls
+	at, enough := calls, len(calls)
 	if !isExhaustive() {
-		at = []tracedCall{calls[len(calls)/2], calls[len(calls)-1]}
+		at, enough = sample(calls), 2
 	}
-	unkilled, failed := c.strikeAll(t, d, verb, r, at, func(int) string { return "signal=SIGKILL" })
-	unfailed, failedToo := c.strikeAll(t, d, verb, r, at, func(n int) string { return "error=" + errnos[n%len(errnos)] })
-	t.Logf("| %s: %s | %d | %d | %d |", d.name, verb, len(at)-len(unkilled), len(at)-len(unfailed), failed+failedToo)
-	for _, one := range unkilled {
+	killed := c.strikeAll(t, d, verb, r, at, enough, func(int) string { return "signal=SIGKILL" })
+	failing := c.strikeAll(t, d, verb, r, at, enough, func(n int) string { return "error=" + errnos[n%len(errnos)] })
+	t.Logf("| %s: %s | %d | %d | %d |", d.name, verb, killed.hit, failing.hit, killed.failed+failing.failed)
+	for _, one := range killed.missed {
 		t.Logf("%s is not killed at %v", verb, one)
 	}
-	for _, one := range unfailed {
+	for _, one := range failing.missed {
 		t.Logf("%s does not fail at %v", verb, one)
 	}
-	if !asks && (len(unkilled) == len(at) || len(unfailed) == len(at)) { // what asks on a bus does so on any thread
+	if !asks && (killed.hit == 0 || failing.hit == 0) { // what asks on a bus does so on any thread
 		t.Errorf("%s was not disturbed", verb)
 	}
+}
+
+// sample takes the call in the middle and the last one, and others for when those are not hit.
+func sample(calls []tracedCall) (at []tracedCall) {
+	const others = 8
+	last := len(calls) - 1
+	places := []int{len(calls) / 2, last}
+	for i := range others {
+		places = append(places, last*i/others)
+	}
+	for i, place := range places {
+		if !slices.Contains(places[:i], place) {
+			at = append(at, calls[place])
+		}
+	}
+	return at
 }
 
 // own lists the calls of the helper itself that are disturbed: those that change files, or, of a verb that only asks others, what it writes to sockets.

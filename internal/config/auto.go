@@ -40,11 +40,6 @@ func (w Window) String() string { return w.Calendar + " " + w.Length }
 
 // set takes a key of the section. Those that are lists grow, and an empty value empties them.
 func (a *Auto) set(key, value string) (err error) {
-	value = strings.TrimSpace(strings.ReplaceAll(value, "\\\n", " "))
-	// Most values go into units as they are.
-	if strings.ContainsAny(value, "\r\n") || strings.HasSuffix(value, `\`) {
-		return errors.New("goes on in a next line that is not there")
-	}
 	switch key {
 	case "Apply":
 		a.Apply, err = parseAutoApply(value)

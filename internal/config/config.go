@@ -183,7 +183,18 @@ func (c *Config) parse(file io.Reader, path string, isRequest bool) error {
 
 var errUnknown = errors.New("unknown key")
 
-func (c *Config) set(option *unit.UnitOption, isRequest bool) (err error) {
+func (c *Config) set(option *unit.UnitOption, isRequest bool) error {
+	joined := *option
+	joined.Value = strings.TrimSpace(strings.ReplaceAll(option.Value, "\\\n", " "))
+	// Some values go into units as they are.
+	if strings.ContainsAny(joined.Value, "\r\n") || strings.HasSuffix(joined.Value, `\`) {
+		return errors.New("goes on in a next line that is not there")
+	}
+	return c.setJoined(&joined, isRequest)
+}
+
+// setJoined takes a value that is one line, however many it was written on.
+func (c *Config) setJoined(option *unit.UnitOption, isRequest bool) (err error) {
 	if option.Section == "Auto" && !isRequest {
 		return c.Auto.set(option.Name, option.Value)
 	}

@@ -113,6 +113,18 @@ func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
 	}
 }
 
+func TestValuesGoOnInTheNextLine(t *testing.T) {
+	d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\nAllow=\\\nadditive\nExclude=one \\\n  two\n[Overlay]\nAllowPaths=/etc \\\n /usr\n"})
+	got, err := d.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{Allow: Additive, Exclude: []string{"one", "two"}, Overlay: Overlay{AllowPaths: []string{"/etc", "/usr"}}}
+	if diff := cmp.Diff(withDefaults(want), got); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+}
+
 func TestRequestIsReadAsItWasWritten(t *testing.T) {
 	d := machine(t, nil)
 	path := filepath.Join(d.Root, "request")

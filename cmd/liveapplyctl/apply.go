@@ -83,6 +83,12 @@ func (o *applyOptions) request() (config.Request, error) {
 			return request, fmt.Errorf("--restart-services: %w", err)
 		}
 	}
+	if err := config.CheckNames(o.packages); err != nil {
+		return request, fmt.Errorf("--packages: %w", err)
+	}
+	if err := config.CheckNames(o.except); err != nil {
+		return request, fmt.Errorf("--except: %w", err)
+	}
 	switch {
 	case len(o.packages) > 0 && len(o.except) > 0:
 		return request, errors.New("--packages and --except: give one of the two")

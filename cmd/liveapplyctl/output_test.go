@@ -424,7 +424,7 @@ func TestFindEntryTakesTheBeginningOfAName(t *testing.T) {
 // A mistake on the command line is found before anything is looked at.
 func TestMistakesAreUsageErrors(t *testing.T) {
 	for _, line := range []string{"frobnicate", "--frobnicate", "help frobnicate", "help status apply", "status now", "apply a b", "apply --allow=everything",
-		"apply --force --allow=additive", "history -n 0", "history -n some", "history --lines=-1", "reset --json", "rollback a", "needs-restart a", "plot a b", "plot --json"} {
+		"apply --force --allow=additive", "apply --packages= a", "apply --packages=nginx, a", "apply --except= a", "apply --except=,nginx a", "history -n 0", "history -n some", "history --lines=-1", "reset --json", "rollback a", "needs-restart a", "plot a b", "plot --json"} {
 		var usage usageError
 		if err := run(context.Background(), strings.Fields(line)); !errors.As(err, &usage) {
 			t.Errorf("liveapplyctl %s: %v", line, err)

@@ -100,11 +100,11 @@ var options = map[string]func(*config.Request, any) (valid bool){
 	},
 	"Packages": func(r *config.Request, value any) (valid bool) {
 		r.Packages, valid = value.([]string)
-		return valid && len(r.Exclude) == 0
+		return valid && len(r.Exclude) == 0 && config.CheckNames(r.Packages) == nil
 	},
 	"Exclude": func(r *config.Request, value any) (valid bool) {
 		r.Exclude, valid = value.([]string)
-		return valid && len(r.Packages) == 0
+		return valid && len(r.Packages) == 0 && config.CheckNames(r.Exclude) == nil
 	},
 }
 

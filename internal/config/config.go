@@ -294,6 +294,15 @@ type Request struct {
 // IsPartial tells whether only a part of the target is asked for.
 func (r Request) IsPartial() bool { return len(r.Packages)+len(r.Exclude) > 0 }
 
+// CheckNames refuses a selection of packages with a name that is empty: it would be a selection of all. No selection, nil, is none.
+func CheckNames(packages []string) error {
+	isEmpty := func(name string) bool { return strings.TrimSpace(name) == "" }
+	if packages != nil && len(packages) == 0 || slices.ContainsFunc(packages, isEmpty) {
+		return errors.New("the name of a package is empty")
+	}
+	return nil
+}
+
 // maxValue bounds a value in a request, in bytes: longer lines than 2048 are not read (unit.SYSTEMD_LINE_MAX).
 const maxValue = 1024
 
@@ -307,6 +316,9 @@ func WriteRequest(path string, r Request) error {
 }
 
 func (r Request) encode() ([]byte, error) {
+	if err := errors.Join(CheckNames(r.Packages), CheckNames(r.Exclude)); err != nil {
+		return nil, err
+	}
 	options := []*unit.UnitOption{unit.NewUnitOption("Apply", "RequestedBy", r.RequestedBy)}
 	if r.Allow != "" {
 		options = append(options, unit.NewUnitOption("Apply", "Allow", string(r.Allow)))

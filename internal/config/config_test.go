@@ -146,4 +146,12 @@ func TestRequestIsReadAsItWasWritten(t *testing.T) {
 			t.Errorf("%s was smuggled into the request", name)
 		}
 	}
+	for name, packages := range map[string][]string{"none": {}, "an empty one": {""}, "a blank one": {"nginx", " "}} {
+		if err := WriteRequest(path, Request{Packages: packages}); err == nil {
+			t.Errorf("%s of the packages are a request, for all of them", name)
+		}
+		if err := WriteRequest(path, Request{Exclude: packages}); err == nil {
+			t.Errorf("all packages but %s are a request", name)
+		}
+	}
 }

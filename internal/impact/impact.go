@@ -79,7 +79,7 @@ func (r Reload) Union(other Reload) Reload {
 
 // Of says what the changes of /usr and /etc mean, and those of the packages.
 func Of(usr []treediff.Change, etc *etcmerge.Plan, packages pkgdb.Difference) Impact {
-	i := Impact{Kind: None, Packages: packages, RebootRequired: []string{}}
+	i := Impact{Kind: None, Packages: packages, RebootRequired: RebootFor(usr)}
 	for _, change := range usr {
 		i.count(change)
 		if !isOnlyDirectory(change) {
@@ -136,10 +136,6 @@ func (i *Impact) add(name string, isFile bool) {
 	i.Reload = i.Reload.Union(ReloadFor(name))
 	i.Libraries = i.Libraries || isLibrary(name)
 	i.Hwdb = i.Hwdb || hasAnyPrefix(name, "lib/udev/hwdb.d/", "etc/udev/hwdb.d/")
-	if reason := rebootReason(name); reason != "" && !slices.Contains(i.RebootRequired, reason) {
-		i.RebootRequired = append(i.RebootRequired, reason)
-		slices.Sort(i.RebootRequired)
-	}
 }
 
 // addFragment notes a fragment to run, by its name, as sysusers.d(5) and tmpfiles.d(5) order and override them. One that the
@@ -202,6 +198,18 @@ func ReloadFor(name string) Reload {
 // isLibrary tells whether ldconfig(8) might list the file.
 func isLibrary(name string) bool {
 	return hasAnyPrefix(name, "lib/", "lib64/", "lib32/", "libx32/", "local/lib/") && strings.Contains(path.Base(name), ".so")
+}
+
+// RebootFor names what stays as booted until the next boot when /usr changes, sorted.
+func RebootFor(usr []treediff.Change) []string {
+	reasons := []string{}
+	for _, change := range usr {
+		if reason := rebootReason(change.Path); reason != "" && !isOnlyDirectory(change) && !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
+	}
+	slices.Sort(reasons)
+	return reasons
 }
 
 // rebootReason names what runs on with the booted version until the next boot; empty for everything else.

@@ -200,10 +200,11 @@ func (p *preparation) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.changes, err = treediff.Diff(ctx, p.Repo, booted, target); err != nil {
+	all, err := treediff.Diff(ctx, p.Repo, booted, target)
+	if err != nil {
 		return err
 	}
-	if p.changes, err = p.keepRunningKernel(); err != nil {
+	if p.changes, err = keepRunningKernel(all); err != nil {
 		return err
 	}
 	if len(p.changes) == 0 {
@@ -217,7 +218,12 @@ func (p *preparation) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.weigh(ctx, target)
+	if err := p.weigh(ctx, target); err != nil {
+		return err
+	}
+	// Since the boot: what an earlier application brought is not there yet, either. Also what does not become live: the running kernel's modules.
+	p.plan.Impact.RebootRequired = impact.RebootFor(all)
+	return nil
 }
 
 // weigh says what the change means: for what is live, and, for the layer, for what was booted.
@@ -239,9 +245,7 @@ func (p *preparation) weigh(ctx context.Context, target ostree.Tree) error {
 	if p.fromLive, err = treediff.Diff(ctx, p.Repo, live, target); err != nil {
 		return err
 	}
-	sinceBoot := p.plan.Impact
 	p.plan.Impact = impact.Of(p.fromLive, p.plan.Etc, packages)
-	p.plan.Impact.RebootRequired = sinceBoot.RebootRequired // what an earlier application brought is not there yet, either
 	p.layerReload = p.layerReload.Union(p.plan.Impact.Reload)
 	p.plan.Impact.Files.Bytes, err = p.bytesOf(p.fromLive)
 	return err
@@ -285,12 +289,12 @@ func (p *preparation) comparePackages() (pkgdb.Difference, error) {
 }
 
 // keepRunningKernel takes the modules of the running kernel out of the diff: it may need one at any time.
-func (p *preparation) keepRunningKernel() ([]treediff.Change, error) {
+func keepRunningKernel(changes []treediff.Change) ([]treediff.Change, error) {
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err != nil {
 		return nil, fmt.Errorf("asking for the running kernel's release: %w", err)
 	}
-	return layer.Keep(p.changes, "lib/modules/"+unix.ByteSliceToString(uname.Release[:]))
+	return layer.Keep(changes, "lib/modules/"+unix.ByteSliceToString(uname.Release[:]))
 }
 
 // verify reads every file that is going to be linked.

@@ -169,6 +169,14 @@ func TestModulesOfTheRunningKernelStay(t *testing.T) {
 	m := lab.Machine(t, v1, nspawn.Options{})
 	m.Boot()
 	m.Pull(v2)
+	// Built anew with the same release, it is not live, but there after a reboot.
+	rebuilt := derived(t, m, v1, func(tree *nspawn.Tree) {
+		tree.Write(modules+"/kernel/drivers/one.ko", "one, rebuilt", 0o644)
+		tree.Write(modules+"/initramfs.img", "rebuilt", 0o644)
+	})
+	apply(t, m, rebuilt)
+	requireTree(t, "/usr", m.Snapshot("/usr"), treeOf(t, v1))
+	equal(t, "what a reboot is required for", fmt.Sprint(status(t, m).RebootRequired), "[initramfs kernel]")
 	apply(t, m, v2)
 
 	want := treeOf(t, v2)

@@ -141,9 +141,6 @@ func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostr
 		return errNothing
 	}
 	request.RequestedFrom = ownUnit(ctx)
-	if err := config.WriteRequest(machine.State.RequestPath(target), request); err != nil {
-		return err
-	}
 	done := fmt.Sprintf("Commit %s is live.", named(target))
 	if request.IsPartial() {
 		done = fmt.Sprintf("Commit %s is live in part; liveapplyctl status names it.", named(target))
@@ -153,6 +150,7 @@ func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostr
 		phases: applyPhases,
 		target: target,
 		done:   done,
+		ask:    &request,
 	})
 }
 

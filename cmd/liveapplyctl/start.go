@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
@@ -43,6 +44,7 @@ type job struct {
 	unit   string
 	phases []string        // in their order; none if it is no transaction
 	target ostree.Checksum // of its transaction
+	ask    *config.Request // for prepare; nil if it does not run
 	done   string          // what to say then
 }
 
@@ -54,6 +56,16 @@ func (j job) request() string {
 	return j.target.String()
 }
 
+// begin starts the unit of a job. One that applies a commit is not joined if it works for somebody else.
+func (s *starter) begin(ctx context.Context, systemd *services.Systemd, machine *phase.Machine, j job) (*services.Begun, error) {
+	if j.ask == nil {
+		return systemd.Begin(ctx, j.unit)
+	}
+	return machine.Ask(ctx, systemd, j.target, *j.ask, func() {
+		s.say("Commit %s is being applied for somebody else: waiting for the end of that.", named(j.target))
+	})
+}
+
 // start starts a unit, shows on a terminal how it goes, and returns when the unit has ended. If liveapplyctl is interrupted the unit goes on.
 func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) error {
 	systemd, err := services.Connect(ctx)
@@ -61,10 +73,14 @@ func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) erro
 		return err
 	}
 	defer systemd.Close()
+	begun, err := s.begin(ctx, systemd, machine, j)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("interrupted before %s was started", j.unit)
+	}
+	if err != nil {
+		return err
+	}
 	if s.noWait {
-		if err := systemd.Queue(ctx, j.unit); err != nil {
-			return err
-		}
 		s.say("Started %s.\nSee liveapplyctl status.", j.unit)
 		return nil
 	}
@@ -72,7 +88,7 @@ func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) erro
 	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet && len(j.phases) > 0 {
 		end = showProgress(ctx, systemd, machine, j, screen)
 	}
-	err = systemd.Run(ctx, j.unit)
+	err = begun.Outcome(ctx)
 	end(err == nil)
 	if err == nil {
 		s.say("%s", j.done)

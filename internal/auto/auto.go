@@ -135,8 +135,14 @@ func Run(ctx context.Context, machine *phase.Machine) error {
 			holds = true
 			continue // after hours, maybe: another commit is staged, or the window has ended
 		}
-		tried = d.Commit
-		failed = apply(ctx, machine, d)
+		err = apply(ctx, machine, d)
+		if errors.Is(err, errUnderWay) {
+			if err := machine.AwaitTurn(ctx); err != nil {
+				return errors.Join(failed, err)
+			}
+			continue // what became of that decides
+		}
+		tried, failed = d.Commit, err
 	}
 }
 
@@ -154,6 +160,9 @@ func takeSlot(ctx context.Context) error {
 	return errors.Join(failure, systemd.Queue(context.WithoutCancel(ctx), services.FleetLockReleaseUnit))
 }
 
+// errUnderWay tells that somebody else applies the commit just now: then it is for them.
+var errUnderWay = errors.New("somebody else applies it")
+
 // apply applies a commit and waits for the end.
 func apply(ctx context.Context, machine *phase.Machine, d Decision) error {
 	systemd, err := services.Connect(ctx)
@@ -162,10 +171,14 @@ func apply(ctx context.Context, machine *phase.Machine, d Decision) error {
 	}
 	defer systemd.Close()
 	request := config.Request{Allow: d.Allow, LeaveStaged: true, RequestedBy: Unit}
-	if err := config.WriteRequest(machine.State.RequestPath(d.Commit), request); err != nil {
+	begun, err := machine.TryAsk(ctx, systemd, d.Commit, request)
+	if err != nil {
 		return err
 	}
-	failure := systemd.Run(ctx, services.ApplyUnit(d.Commit.String()))
+	if begun == nil {
+		return errUnderWay
+	}
+	failure := begun.Outcome(ctx)
 	if failure == nil {
 		return nil
 	}

@@ -50,7 +50,7 @@ type fake struct {
 	stamp   state.Stamp
 	history []state.Entry
 	unit    string         // that was started last
-	request config.Request // that was written last
+	request config.Request // for it
 	changed []func()
 	shares  map[string]float64 // of the phases
 }
@@ -108,13 +108,6 @@ func (f *fake) Watch(ctx context.Context, changed func()) error {
 	return ctx.Err()
 }
 
-func (f *fake) WriteRequest(_ string, _ ostree.Checksum, request config.Request) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.request = request
-	return nil
-}
-
 // take returns the unit that was started last, and the request that was written for it, once.
 func (f *fake) take() (unit string, request config.Request) {
 	f.mu.Lock()
@@ -157,7 +150,7 @@ func (f *fake) whileRunning(do func(unit string)) {
 	f.running = do
 }
 
-func (f *fake) Start(ctx context.Context, unit string) error {
+func (f *fake) Start(ctx context.Context, unit string, _ ostree.Checksum, request config.Request) error {
 	target := booted
 	for _, commit := range []ostree.Checksum{second, third, broken} {
 		if unit == services.ApplyUnit(commit.String()) {
@@ -166,7 +159,7 @@ func (f *fake) Start(ctx context.Context, unit string) error {
 	}
 	f.edit(func(s *state.Stamp) { s.Target, s.Phase = target, "prepare" })
 	f.mu.Lock()
-	f.unit = unit
+	f.unit, f.request = unit, request
 	running := f.running
 	f.mu.Unlock()
 	running(unit)

@@ -36,7 +36,7 @@ func (s *Service) accept(message *dbus.Message, c change) (dbus.ObjectPath, *dbu
 	if c.action == actionRollback {
 		c.request.RequestedBy += ", rollback"
 	}
-	if err := s.system.WriteRequest(c.unit, c.target, c.request); err != nil {
+	if err := c.request.Check(); err != nil {
 		return "", failed(err)
 	}
 	return s.begin(callOf(message), func() (state.Result, string) { return s.carryOut(c) }), nil
@@ -69,7 +69,7 @@ func (s *Service) begin(from call, do func() (result state.Result, message strin
 // carryOut starts the unit and tells how that ended, in the words of the history.
 func (s *Service) carryOut(c change) (state.Result, string) {
 	before := s.lastTransaction()
-	err := s.system.Start(s.ctx, c.unit)
+	err := s.system.Start(s.ctx, c.unit, c.target, c.request)
 	if err == nil && c.unit == services.ResetUnit {
 		return state.Reset, fmt.Sprintf("The booted tree is live again (commit %s).", c.target)
 	}

@@ -63,22 +63,24 @@ func (m Machine) Watch(ctx context.Context, changed func()) error {
 	})
 }
 
-// WriteRequest leaves a request for a unit that goes to target.
-func (m Machine) WriteRequest(unit string, target ostree.Checksum, request config.Request) error {
-	if unit == services.ResetUnit {
-		return config.WriteRequest(m.State.ResetRequestPath(), request)
-	}
-	return config.WriteRequest(m.State.RequestPath(target), request)
-}
-
-// Start starts a unit and returns when that has ended. The reason of a failure is what the unit last said.
-func (m Machine) Start(ctx context.Context, unit string) error {
+// Start starts a unit with a request, and returns when that has ended. The reason of a failure is what the unit last said.
+func (m Machine) Start(ctx context.Context, unit string, target ostree.Checksum, request config.Request) error {
 	systemd, err := services.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
-	return systemd.Run(ctx, unit)
+	if unit == services.ResetUnit {
+		if err := config.WriteRequest(m.State.ResetRequestPath(), request); err != nil {
+			return err
+		}
+		return systemd.Run(ctx, unit)
+	}
+	begun, err := m.Ask(ctx, systemd, target, request, func() {})
+	if err != nil {
+		return err
+	}
+	return begun.Outcome(ctx)
 }
 
 // UnitOf returns the unit that a process belongs to.

@@ -315,6 +315,12 @@ func WriteRequest(path string, r Request) error {
 	return renameio.WriteFile(path, content, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 }
 
+// Check tells whether a request can be written.
+func (r Request) Check() error {
+	_, err := r.encode()
+	return err
+}
+
 func (r Request) encode() ([]byte, error) {
 	if err := errors.Join(CheckNames(r.Packages), CheckNames(r.Exclude)); err != nil {
 		return nil, err

@@ -191,28 +191,58 @@ func (s *Systemd) Queue(ctx context.Context, name string) error {
 	return nil
 }
 
-// Start starts a unit and waits until its job has ended. It fails unless the job has succeeded.
-func (s *Systemd) Start(ctx context.Context, name string) error {
-	done := make(chan string, 1)
-	if _, err := s.conn.StartUnitContext(ctx, name, "replace", done); err != nil {
-		return fmt.Errorf("starting %s: %w", name, err)
+// Begun is a unit that was started.
+type Begun struct {
+	systemd *Systemd
+	name    string
+	done    chan string
+}
+
+// Begin starts a unit.
+func (s *Systemd) Begin(ctx context.Context, name string) (*Begun, error) {
+	b := &Begun{s, name, make(chan string, 1)}
+	if _, err := s.conn.StartUnitContext(ctx, name, "replace", b.done); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
-	if err := await(ctx, done); err != nil {
-		return fmt.Errorf("starting %s: %w: see systemctl status %s", name, err, name)
+	return b, nil
+}
+
+// Wait returns when the job of the unit has ended. It fails unless the job has succeeded.
+func (b *Begun) Wait(ctx context.Context) error {
+	if err := await(ctx, b.done); err != nil {
+		return fmt.Errorf("starting %s: %w: see systemctl status %s", b.name, err, b.name)
 	}
 	return nil
 }
 
-// Run is Start for what applies a commit or goes back: if that fails, the error is the reason, which the unit has told.
-func (s *Systemd) Run(ctx context.Context, name string) error {
-	err := s.Start(ctx, name)
+// Outcome is Wait for what applies a commit or goes back: if that fails, the error is the reason, which the unit has told.
+func (b *Begun) Outcome(ctx context.Context) error {
+	err := b.Wait(ctx)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	if why, statusErr := s.StatusText(ctx, name); statusErr == nil && why != "" {
+	if why, statusErr := b.systemd.StatusText(ctx, b.name); statusErr == nil && why != "" {
 		return errors.New(why)
 	}
 	return err
+}
+
+// Start starts a unit and waits until its job has ended. It fails unless the job has succeeded.
+func (s *Systemd) Start(ctx context.Context, name string) error {
+	begun, err := s.Begin(ctx, name)
+	if err != nil {
+		return err
+	}
+	return begun.Wait(ctx)
+}
+
+// Run is Start for what applies a commit or goes back, see Outcome.
+func (s *Systemd) Run(ctx context.Context, name string) error {
+	begun, err := s.Begin(ctx, name)
+	if err != nil {
+		return err
+	}
+	return begun.Outcome(ctx)
 }
 
 // Restart restarts a unit, however often that was done before, and waits until it has.

@@ -192,6 +192,16 @@ func (d Dirs) lock() (*os.File, error) {
 	return lock, nil
 }
 
+// Locked does something while nobody claims the machine, and nobody else does something Locked.
+func (d Dirs) Locked(do func() error) error {
+	lock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return do()
+}
+
 // ClearClaim removes what a claim has left that was killed before there was a transaction.
 func (d Dirs) ClearClaim() error {
 	lock, err := d.lock()

@@ -205,6 +205,42 @@ func TestWhatIsStagedWhileAnotherIsAppliedComesNext(t *testing.T) {
 	equal(t, "history", results(t, m), byItself("applied", v2)+"\n"+byItself("applied", v3))
 }
 
+// Whoever is first does not decide for the other: what is asked for with a commit that is being applied already is not lost, nor taken for what was
+// asked for there.
+func TestPersonAppliesWhatIsBeingAppliedByItself(t *testing.T) {
+	t.Parallel()
+	m, v1 := automaticMachine(t, nspawn.Trixie, "")
+	v2 := replaces(t, m, v1, "two")
+	v3 := replaces(t, m, v2, "three")
+	dropIn(m, "liveapply-prepare@.service", "ExecStartPre=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.02; done'")
+	awaitBegin := func(commit string) { awaitProperty(m, phaseUnit("prepare", commit), "SubState", "start-pre") }
+	finish := func(person *nspawn.Process) {
+		m.Write("/run/go", "")
+		if output, err := person.Wait(); err != nil {
+			t.Errorf("the person's application: %v\n%s", err, output)
+		}
+		awaitStagedEnd(m)
+	}
+	m.Stage(v2)
+	awaitBegin(v2)
+	person := m.Start("liveapplyctl", "apply", "--transient", v2)
+	waitFor(t, "the person to wait", func() bool { return strings.Contains(person.Output(), "for somebody else") })
+	finish(person)
+	equal(t, "history", results(t, m), byItself("refused", v2)+fmt.Sprintf("\napplied %.8s by liveapplyctl, uid 0", v2))
+	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status", "--json"), []string{`"transient":true`})
+
+	m.Run("rm", "/run/go")
+	person = m.Start("liveapplyctl", "apply", "--transient", "--force", v3)
+	awaitBegin(v3)
+	m.Stage(v3)
+	awaitProperty(m, "liveapply-staged.service", "ActiveState", "activating")
+	time.Sleep(500 * time.Millisecond) // for it to come to the commit
+	finish(person)
+	equal(t, "history", strings.Join(strings.Split(results(t, m), "\n")[2:], "\n"), fmt.Sprintf("applied %.8s by liveapplyctl, uid 0", v3))
+	equal(t, "policy", lastTransaction(t, m).Allow, "force")
+	requireNoneFailed(t, m)
+}
+
 func TestPolicyOfWhatIsAppliedByItself(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

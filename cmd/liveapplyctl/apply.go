@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
@@ -50,6 +51,9 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		request.Revision = revision(args)
 		if o.asJSON && !o.dryRun {
 			return usageError{errors.New("apply: --json goes with --dry-run")}
+		}
+		if isUser() && !o.dryRun {
+			return o.ask(ctx, "Apply", request.Revision, bus.Options(request))
 		}
 		open := phase.OpenAsRoot
 		if o.dryRun {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
@@ -16,6 +17,9 @@ const resetDetails = `/usr is the booted tree again, what the applications have 
 func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 	starter := starterFlags(flags)
 	return func(ctx context.Context, _ []string) error {
+		if isUser() {
+			return starter.ask(ctx, "Reset", bus.Options(config.Request{}))
+		}
 		machine, err := phase.OpenAsRoot()
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/state"
@@ -17,6 +18,9 @@ const rollbackDetails = `It applies the commit that was live before the live one
 func rollbackCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 	starter := starterFlags(flags)
 	return func(ctx context.Context, _ []string) error {
+		if isUser() {
+			return starter.ask(ctx, "Rollback", bus.Options(config.Request{}))
+		}
 		machine, err := phase.OpenAsRoot()
 		if err != nil {
 			return err

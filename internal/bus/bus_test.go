@@ -492,6 +492,22 @@ func TestErrorsHaveNames(t *testing.T) {
 	}
 }
 
+func TestOptionsAskForWhatTheRequestDoes(t *testing.T) {
+	for _, want := range []config.Request{
+		{},
+		{Allow: config.Force, Transient: true, RestartServices: config.RestartRolling, Packages: []string{"nginx", "linux-*"}},
+		{Exclude: []string{"nginx"}},
+	} {
+		got, err := requestOf(Options(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("request (-want +got):\n%s", diff)
+		}
+	}
+}
+
 // Who calls knows the job before its end, however soon that is.
 func TestFinishedComesAfterTheAnswer(t *testing.T) {
 	address := startBus(t)

@@ -28,5 +28,8 @@ func errorf(name, format string, args ...any) *dbus.Error {
 	return dbus.NewError(name, []any{fmt.Sprintf(format, args...)})
 }
 
+// IsNothingToDo tells whether a method has answered that there is nothing to do.
+func IsNothingToDo(err error) bool { return isNamed(err, errNothingToDo) }
+
 // failed is an error that has no name of its own.
 func failed(err error) *dbus.Error { return errorf(errFailed, "%v", err) }

@@ -108,6 +108,27 @@ var options = map[string]func(*config.Request, any) (valid bool){
 	},
 }
 
+// Options are the options of Apply for a request.
+func Options(r config.Request) map[string]dbus.Variant {
+	given := map[string]dbus.Variant{}
+	if r.Allow != "" {
+		given["Allow"] = dbus.MakeVariant(string(r.Allow))
+	}
+	if r.Transient {
+		given["Transient"] = dbus.MakeVariant(true)
+	}
+	if r.RestartServices != "" {
+		given["RestartServices"] = dbus.MakeVariant(string(r.RestartServices))
+	}
+	if r.Packages != nil {
+		given["Packages"] = dbus.MakeVariant(r.Packages)
+	}
+	if r.Exclude != nil {
+		given["Exclude"] = dbus.MakeVariant(r.Exclude)
+	}
+	return given
+}
+
 func requestOf(given map[string]dbus.Variant) (config.Request, *dbus.Error) {
 	var request config.Request
 	for name, value := range given {

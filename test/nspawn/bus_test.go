@@ -432,6 +432,22 @@ func TestPolkitDecidesWhoMayChange(t *testing.T) {
 	equal(t, "result: "+message, result, "applied")
 	equal(t, "live", readBus(t, m).Live, v2)
 	equal(t, "who asked", lastTransaction(t, m).RequestedBy, "D-Bus, uid 65534 (asker.service)")
+	// liveapplyctl asks for a user in the same way.
+	asUser := func(args ...string) nspawn.Result {
+		return m.Try("systemd-run", byNobody("asker", append([]string{"liveapplyctl"}, args...)...)...)
+	}
+	equal(t, "exit status of liveapplyctl apply", asUser("apply", v2).Code, exitNothing)
+	apply(t, m, v3)
+	allowed := asUser("apply", "--force", "--transient", v2)
+	equal(t, "exit status of liveapplyctl apply: "+allowed.Stderr, allowed.Code, 0)
+	equal(t, "what it says", allowed.Stdout, "Commit "+v2+" is live.")
+	equal(t, "live", readBus(t, m).Live, v2)
+	equal(t, "who asked", lastTransaction(t, m).RequestedBy, "D-Bus, uid 65534 (asker.service)")
+	for _, args := range [][]string{{"apply", v3}, {"reset"}} {
+		refused := asUser(args...)
+		equal(t, fmt.Sprint("exit status of ", args), refused.Code, exitFailed)
+		requireSays(t, fmt.Sprint(args), refused.Stderr, []string{"polkit does not allow org.liveapply1." + args[0]})
+	}
 	command := busctlCall("Apply", "sa{sv}", v3, "0")
 	if other := m.Try("systemd-run", byNobody("asker", command...)...); other.Code == 0 {
 		t.Error("a user may apply another commit than the rule allows")
@@ -452,6 +468,9 @@ func TestWithoutPolkitOnlyRootMayChange(t *testing.T) {
 		if refused.Code == 0 || !strings.Contains(refused.Stderr, "Access denied") { // which is all that busctl says
 			t.Errorf("exit status %d, %s", refused.Code, refused.Stderr)
 		}
+		refused = m.Try("systemd-run", byNobody("asker", "liveapplyctl", "apply", v2)...)
+		equal(t, "exit status of liveapplyctl apply", refused.Code, exitFailed)
+		requireSays(t, "liveapplyctl apply", refused.Stderr, []string{"liveapplyctl: only root may do this on a machine without polkit"})
 		equal(t, "live", status(t, m).Live, v1)
 		call(t, m, "Apply", "sa{sv}", v2, "0")
 		awaitApplied(m)

@@ -452,8 +452,6 @@ func TestOnlyRootCanApply(t *testing.T) {
 	target := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/new", "new", 0o644) })
 	before := factsOf(t, m)
 	for _, command := range [][]string{
-		{"liveapplyctl", "apply", target},
-		{"liveapplyctl", "reset"},
 		{helperPath, "prepare", target},
 		{helperPath, "reset-etc"},
 	} {

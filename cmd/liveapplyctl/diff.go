@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -46,6 +47,9 @@ func foresee(ctx context.Context, machine *phase.Machine, args []string, request
 		return err
 	}
 	plan, err := machine.Foresee(ctx, target.String(), request)
+	if errors.Is(err, fs.ErrPermission) && isUser() {
+		return fmt.Errorf("%w: ask as root, who may read all of a commit", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -90,6 +90,10 @@ func TestPackagesAreTakenOutOfATarget(t *testing.T) {
 	requireSame(t, m, before)
 	equal(t, "the objects of a dry run in the repo", m.Try("ostree", "show", dry.Live).Code, 1)
 
+	// Who puts account files together has to read them.
+	asNobody := m.Try("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "liveapplyctl", "apply", "--dry-run", "--packages=nginx", update)
+	equal(t, "exit status of a dry run as nobody", asNobody.Code, exitFailed)
+	requireSays(t, "a dry run as nobody", asNobody.Stderr, []string{"permission denied: ask as root"})
 	m.Run("liveapplyctl", "apply", "--transient", "--packages=nginx", update)
 	equal(t, "live, as the dry run has said", status(t, m).Live, dry.Live)
 

@@ -99,7 +99,7 @@ func run(ctx context.Context, v verb, request string) error {
 		// Even if all was done: the phases that come next will not run, so this one has to be taken back.
 		err = errors.Join(errors.New("stopped before the end"), err)
 	}
-	if err != nil && onOverlays {
+	if err != nil && (onOverlays || !v.request) { // of a commit's application, liveapply@.service tells
 		phase.TellFailure(err)
 	}
 	if err == nil || !v.request || onOverlays || v.name == "finish" || strings.HasPrefix(v.name, "rollback-") {

@@ -151,6 +151,65 @@ func (s *Sysroot) parseStaged(data []byte) (Deployment, bool, error) {
 	return d, true, nil
 }
 
+// StagedKernelArgs returns the kernel arguments that the staged deployment was given; nil if it gets those of the booted one.
+func (s *Sysroot) StagedKernelArgs() ([]string, error) {
+	data, err := readFileAt(unix.AT_FDCWD, filepath.Join(s.root, stagedPath), maxConfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	args, err := parseStagedKernelArgs(data)
+	if err != nil {
+		return nil, fmt.Errorf("kernel arguments of the staged deployment in /%s: %w", stagedPath, err)
+	}
+	return args, nil
+}
+
+func parseStagedKernelArgs(data []byte) ([]string, error) {
+	staged, err := gvariant.New("a{sv}", data)
+	if err != nil {
+		return nil, err
+	}
+	list, ok, err := staged.Lookup("kargs")
+	if err != nil || !ok {
+		return nil, err
+	}
+	args := []string{}
+	for child, err := range list.Children() {
+		if err != nil {
+			return nil, err
+		}
+		arg, err := child.Text()
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, arg)
+	}
+	return args, nil
+}
+
+// WithoutTransientState returns the content of an origin file without what counts for that deployment alone, such as that it is pinned. It mirrors
+// ostree_deployment_origin_remove_transient_state.
+func WithoutTransientState(origin string) string {
+	var kept strings.Builder
+	group := ""
+	for line := range strings.Lines(origin) {
+		text := strings.TrimSpace(line)
+		if strings.HasPrefix(text, "[") {
+			group = text
+		}
+		key, _, _ := strings.Cut(text, "=")
+		key = strings.TrimSpace(key)
+		if group == "[libostree-transient]" || group == "[origin]" && (key == "override-commit" || key == "unlocked") {
+			continue
+		}
+		kept.WriteString(line)
+	}
+	return kept.String()
+}
+
 func lookupText(dict gvariant.Value, key string) (string, error) {
 	value, ok, err := dict.Lookup(key)
 	if err != nil {

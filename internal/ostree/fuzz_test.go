@@ -254,6 +254,7 @@ func FuzzStagedDeployment(f *testing.F) {
 		if err == nil && ok && d != want {
 			t.Errorf("%q is deployment %+v, which does not exist", data, d)
 		}
+		fuzztest.Bounded(t, len(data), perByte, func() { _, _ = parseStagedKernelArgs(data) })
 	})
 }
 

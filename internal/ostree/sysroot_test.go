@@ -306,6 +306,14 @@ func TestFindsTheBootedAndTheStagedDeployment(t *testing.T) {
 	})
 }
 
+func TestTransientStateOfADeploymentIsNotForAnother(t *testing.T) {
+	const origin = "# by hand\n[origin]\nrefspec = a:b\noverride-commit=c\nunlocked=hotfix\n\n[libostree-transient]\npinned=true\n[rpmostree]\nunlocked=kept\n"
+	const want = "# by hand\n[origin]\nrefspec = a:b\n\n[rpmostree]\nunlocked=kept\n"
+	if got := ostree.WithoutTransientState(origin); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // devino is the GVariant {'backing-root-device-inode': <(device, inode)>}, as ostree-prepare-root writes it.
 func devino(device, inode uint64) []byte {
 	entry := append([]byte("backing-root-device-inode\x00"), 0, 0, 0, 0, 0, 0)

@@ -123,6 +123,20 @@ func (m *Machine) Resolve(rev string) (ostree.Checksum, error) {
 	return repo.Resolve(rev)
 }
 
+// hasCommit tells whether a commit is in the repo.
+func (m *Machine) hasCommit(commit ostree.Checksum) (bool, error) {
+	repo, err := ostree.OpenRepo(filepath.Join(physicalRoot, "ostree/repo"))
+	if err != nil {
+		return false, err
+	}
+	defer repo.Close()
+	_, err = repo.Commit(commit)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // NextBoot is the deployment that the machine will boot: the staged one, else the first in boot order.
 func (m *Machine) NextBoot() (ostree.Deployment, error) {
 	deployments, err := m.Sysroot.Deployments()

@@ -121,7 +121,7 @@ func (m *Machine) unstage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.restage(ctx, staging.Commit, staging.Replaced, staging.ReplacedOrigin); err != nil {
+	if err := m.restage(ctx, staging.Commit, staging.Replaced); err != nil {
 		return err
 	}
 	return m.State.WriteStaging(state.Staging{})

@@ -152,7 +152,7 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		takeBackServices(ctx, t)
 	}
 	if t.Staged != nil {
-		if err := m.restage(ctx, t.Staged.Deployed, t.Staged.Commit, t.Staged.Origin); err != nil {
+		if err := m.restage(ctx, t.Staged.Deployed, t.Staged.Replaced); err != nil {
 			return err
 		}
 		if err := m.State.WriteStaging(t.Staged.Staging); err != nil {

@@ -29,18 +29,16 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	origin, err := readOrigin(next)
-	if err != nil {
-		return err
-	}
 	// What happens is noted first, so that a kill in between leaves no deployment that nobody owns.
-	staging := state.Staging{Commit: target, Replaced: before.Replaced, ReplacedOrigin: before.ReplacedOrigin}
+	staging := state.Staging{Commit: target, Replaced: before.Replaced}
 	p.transaction.Staged = &state.StagedBefore{Deployed: target, Staging: before}
 	if next.Staged {
-		p.transaction.Staged.Commit, p.transaction.Staged.Origin = next.Commit, origin
-	}
-	if next.Staged && next.Commit != before.Commit {
-		staging.Replaced, staging.ReplacedOrigin = next.Commit, origin
+		if p.transaction.Staged.Replaced, err = p.describeStaged(next); err != nil {
+			return err
+		}
+		if next.Commit != before.Commit {
+			staging.Replaced = p.transaction.Staged.Replaced
+		}
 	}
 	if err := p.State.WriteTransaction(p.transaction); err != nil {
 		return err
@@ -50,10 +48,22 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 	}
 	status("staging a deployment of the target")
 	// It follows the same origin as the booted one, as an upgrade would.
-	if origin, err = readOrigin(p.Booted); err != nil {
+	origin, err := readOrigin(p.Booted)
+	if err != nil {
 		return err
 	}
-	return p.transaction.Step("stage a deployment", func() error { return p.stage(ctx, target, origin) })
+	deployment := state.StagedDeployment{Commit: target, Origin: ostree.WithoutTransientState(origin)}
+	return p.transaction.Step("stage a deployment", func() error { return p.stage(ctx, deployment) })
+}
+
+// describeStaged tells what it takes to stage a deployment once more that is staged now.
+func (m *Machine) describeStaged(staged ostree.Deployment) (state.StagedDeployment, error) {
+	origin, err := readOrigin(staged)
+	if err != nil {
+		return state.StagedDeployment{}, err
+	}
+	args, err := m.Sysroot.StagedKernelArgs()
+	return state.StagedDeployment{Commit: staged.Commit, Origin: origin, KernelArgs: args, Locked: staged.Locked}, err
 }
 
 // staging reads what liveapply has staged. If that is no longer known, what is staged is somebody else's, and stays.
@@ -75,26 +85,35 @@ func readOrigin(deployment ostree.Deployment) (string, error) {
 	return string(content), nil
 }
 
-// stage stages a deployment of a commit, with an origin file of the given content.
-func (m *Machine) stage(ctx context.Context, commit ostree.Checksum, origin string) error {
+// stage stages a deployment.
+func (m *Machine) stage(ctx context.Context, d state.StagedDeployment) error {
 	args := []string{"admin", "deploy", "--stage", "--no-prune", "--os=" + m.Booted.OSName}
-	if origin != "" {
+	if d.Locked {
+		args = append(args, "--lock-finalization")
+	}
+	if d.KernelArgs != nil {
+		args = append(args, "--karg-none")
+	}
+	for _, arg := range d.KernelArgs {
+		args = append(args, "--karg-append="+arg)
+	}
+	if d.Origin != "" {
 		path := filepath.Join(m.State.Run, scratchPrefix+"origin")
-		if err := os.WriteFile(path, []byte(origin), 0o600); err != nil {
-			return fmt.Errorf("staging a deployment of commit %s: %w", commit, err)
+		if err := os.WriteFile(path, []byte(d.Origin), 0o600); err != nil {
+			return fmt.Errorf("staging a deployment of commit %s: %w", d.Commit, err)
 		}
 		defer os.Remove(path)
 		args = append(args, "--origin-file="+path)
 	}
-	if err := runOSTree(ctx, append(args, commit.String())...); err != nil {
-		return fmt.Errorf("staging a deployment of commit %s: %w", commit, err)
+	if err := runOSTree(ctx, append(args, d.Commit.String())...); err != nil {
+		return fmt.Errorf("staging a deployment of commit %s: %w", d.Commit, err)
 	}
 	return nil
 }
 
-// restage drops the staged deployment if it is liveapply's own, of commit ours, and stages one of commit theirs again, with its origin,
-// unless that is zero. A deployment that somebody else has staged since stays.
-func (m *Machine) restage(ctx context.Context, ours, theirs ostree.Checksum, origin string) error {
+// restage drops the staged deployment if it is liveapply's own, of commit ours, and stages theirs again, if there was one. A deployment that
+// somebody else has staged since stays.
+func (m *Machine) restage(ctx context.Context, ours ostree.Checksum, theirs state.StagedDeployment) error {
 	staged, found, err := m.Sysroot.Staged()
 	if err != nil {
 		return err
@@ -102,8 +121,16 @@ func (m *Machine) restage(ctx context.Context, ours, theirs ostree.Checksum, ori
 	if !found || staged.Commit != ours {
 		return nil
 	}
-	if !theirs.IsZero() {
-		return m.stage(ctx, theirs, origin) // takes the place of ours
+	if !theirs.Commit.IsZero() {
+		has, err := m.hasCommit(theirs.Commit)
+		if err != nil {
+			return err
+		}
+		if has {
+			return m.stage(ctx, theirs) // takes the place of ours
+		}
+		// While it was not deployed, libostree did not keep it from being pruned.
+		warn("commit %s, which was staged before, is no longer in the repo: pull it, and stage it again (ostree admin deploy --stage)", theirs.Commit)
 	}
 	// The staged deployment is always the first.
 	if err := runOSTree(ctx, "admin", "undeploy", "0"); err != nil {

@@ -10,9 +10,16 @@ import (
 // Staging tells which staged deployment is liveapply's own, to be dropped by reset, and whose place that took. Nothing is
 // staged by liveapply if Commit is zero.
 type Staging struct {
-	Commit         ostree.Checksum `json:"commit"`
-	Replaced       ostree.Checksum `json:"replaced"`        // somebody else's, staged before
-	ReplacedOrigin string          `json:"replaced_origin"` // the content of its origin file
+	Commit   ostree.Checksum  `json:"commit"`
+	Replaced StagedDeployment `json:"replaced"` // somebody else's, staged before
+}
+
+// StagedDeployment is all that it takes to stage a deployment once more.
+type StagedDeployment struct {
+	Commit     ostree.Checksum `json:"commit"`      // zero if there is none
+	Origin     string          `json:"origin"`      // the content of its origin file
+	KernelArgs []string        `json:"kernel_args"` // null if it is to get those of the booted one
+	Locked     bool            `json:"locked"`      // not to be finalized
 }
 
 // check refuses what no WriteStaging has written.

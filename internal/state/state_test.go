@@ -180,9 +180,9 @@ func FuzzState(f *testing.F) {
 	c := "\"" + strings.Repeat("a", 64) + "\""
 	for _, content := range []string{
 		`{"version":1,"booted":` + c + `,"live":` + c + `,"previous":"","target":"","phase":"","transaction":"","transient":true,"applied":"2026-11-21T10:00:00Z","layers":["/a"],"reboot_required":["kernel"]}`,
-		`{"transaction":"id","request":"os/debian","from":` + c + `,"target":` + c + `,"started":"2026-11-21T10:00:00.5Z","phases":[{"name":"etc","seconds":0.5}],"staged":{"commit":` + c + `,"origin":"[origin]","staging":{"commit":` + c + `}}}`,
+		`{"transaction":"id","request":"os/debian","from":` + c + `,"target":` + c + `,"started":"2026-11-21T10:00:00.5Z","phases":[{"name":"etc","seconds":0.5}],"staged":{"deployed":` + c + `,"replaced":{"commit":` + c + `,"origin":"[origin]"},"staging":{"commit":` + c + `}}}`,
 		`{"transaction":"id","target":` + c + `,"layers":["/a"],"reload":{"units":true},"etc":{"changes":[{"path":"a/b","text":"YQ=="}]}}`,
-		`{"commit":` + c + `,"replaced":"","replaced_origin":"[origin]\nrefspec=a\n"}`,
+		`{"commit":` + c + `,"replaced":{"commit":"","origin":"[origin]\nrefspec=a\n","kernel_args":["quiet"],"locked":true}}`,
 		`{"result":"refused","reason":"why","phase":"prepare"}`,
 		`{"transaction":"id","from":` + c + `,"target":` + c + `,"result":"applied","phases":[]}`,
 	} {

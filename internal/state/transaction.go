@@ -53,10 +53,9 @@ type Step struct {
 
 // StagedBefore is what has to come back when the deployment that prepare stages is dropped.
 type StagedBefore struct {
-	Deployed ostree.Checksum `json:"deployed"` // what prepare stages
-	Commit   ostree.Checksum `json:"commit"`   // of the staged deployment; zero if there was none
-	Origin   string          `json:"origin"`   // the content of its origin file
-	Staging  Staging         `json:"staging"`
+	Deployed ostree.Checksum  `json:"deployed"` // what prepare stages
+	Replaced StagedDeployment `json:"replaced"` // whose place that takes
+	Staging  Staging          `json:"staging"`
 }
 
 // ResetRequest is the request of a transaction that goes back to the booted tree; it is no valid ref name.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/liveapply/liveapply/internal/ostree/ostreetest"
 	"github.com/liveapply/liveapply/test/nspawn"
 )
 
@@ -254,6 +255,7 @@ func TestStagedDeploymentOfSomebodyElseStaysTheirs(t *testing.T) {
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
 	v4 := derived(t, m, v3, labRelease("4"))
+	m.Run("ostree", "admin", "pin", "0")
 	m.Stage(v2)
 	before := factsOf(t, m)
 	staged := func(m *nspawn.Machine) string {
@@ -276,6 +278,7 @@ func TestStagedDeploymentOfSomebodyElseStaysTheirs(t *testing.T) {
 		m := m.For(t)
 		apply(t, m, v3)
 		equal(t, "staged deployment while live", staged(m), v3)
+		equal(t, "pinned deployments while live", strings.Count(m.Run("ostree", "admin", "status"), "Pinned: yes"), 1)
 		reset(t, m)
 		requireSame(t, m, before)
 	})
@@ -300,6 +303,25 @@ func TestStagedDeploymentOfSomebodyElseStaysTheirs(t *testing.T) {
 		m.Stage(v4)
 		reset(t, m)
 		equal(t, "staged deployment", staged(m), v4)
+	})
+	t.Run("when it is locked, and has kernel arguments of its own", func(t *testing.T) {
+		m := m.For(t)
+		m.Run("ostree", "admin", "deploy", "--stage", "--lock-finalization", "--os=debian", "--karg=lab=theirs", v2)
+		before, file := factsOf(t, m), m.Read("/run/ostree/staged-deployment")
+		apply(t, m, v3)
+		reset(t, m)
+		requireSame(t, m, before)
+		equal(t, "what libostree notes of it", m.Read("/run/ostree/staged-deployment"), file)
+	})
+	t.Run("unless its commit is gone when it is to come back", func(t *testing.T) {
+		m := m.For(t)
+		m.Stage(v4)
+		apply(t, m, v3)
+		ostreetest.Run(t, "ostree", "--repo="+m.Repo(), "refs", "--delete", "test/"+v4[:12])
+		ostreetest.Run(t, "ostree", "--repo="+m.Repo(), "prune", "--refs-only")
+		m.Run("liveapplyctl", "reset")
+		equal(t, "deployments", strings.Count(m.Run("ostree", "admin", "status"), "debian "), 1)
+		requireSays(t, "the journal", m.Journal("--unit=liveapply-reset.service"), []string{v4, "no longer in the repo", "pull it"})
 	})
 }
 

@@ -164,6 +164,15 @@ Last failure: refused, of 2026-11-21 12:00:00: systemd-tmpfiles: this has
               failed, for a reason that is too long for one line of a terminal
               of 80 columns
 `},
+		"something staged and locked": {
+			situation{stamp: state.NewStamp(ostree.Deployment{Commit: booted}), next: ostree.Deployment{Commit: staged, Locked: true}},
+			`○ The booted tree is live
+   Booted: <a>
+           version 13.1, of 2026-11-19 12:00:00
+Next boot: <c>
+           (once its finalization is unlocked, see ostree admin
+           lock-finalization)
+`},
 		"something waits, and an update failed": {
 			situation{stamp: state.NewStamp(ostree.Deployment{Commit: booted}), next: ostree.Deployment{Commit: staged},
 				waits: "it waits for the window that begins at 2026-11-28 02:00:00", updateFailed: true},

@@ -307,6 +307,8 @@ func (s *situation) underWay() []string {
 
 func (s *situation) nextBoot() []string {
 	switch next := s.next.Commit; {
+	case s.next.Locked:
+		return append(s.lines(next), "(once its finalization is unlocked, see ostree admin lock-finalization)")
 	case next == s.stamp.Live && s.stamp.IsApplied():
 		return []string{"into the live commit"}
 	case s.stamp.Partial != nil && next == s.stamp.Partial.Of:

@@ -2,6 +2,7 @@ package phase
 
 import (
 	"context"
+	"errors"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -14,12 +15,24 @@ import (
 
 // ResetEtc takes back what all transactions have done to /etc.
 func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
+	// Before anything is taken back: what is in /etc belongs to what /usr shows.
+	if err := m.checkBooted(); err != nil {
+		return errors.Join(err, m.State.RemoveResetRequest())
+	}
 	t, err := m.claim(ctx, state.ResetRequest)
 	if err != nil {
 		return err
 	}
 	m.noteRequester(t)
 	return m.resetEtc(ctx, t)
+}
+
+// checkBooted tells what is in the way of the booted tree, where no overlay is on it.
+func (m *Machine) checkBooted() error {
+	if overlays, err := m.enabled(); err != nil || len(overlays) > 0 {
+		return nil // see switchBack
+	}
+	return m.Usr.CheckDetach()
 }
 
 // noteRequester says in the transaction of a reset who asked for it. A reset does not depend on that.

@@ -170,6 +170,29 @@ func (u Usr) detach() error {
 	return u.dropPrivate()
 }
 
+// CheckDetach returns the error with which Detach would refuse, and changes nothing.
+func (u Usr) CheckDetach() error {
+	if err := u.checkDetach(); err != nil {
+		return fmt.Errorf("detaching from %s: %w", u.Path, err)
+	}
+	return nil
+}
+
+func (u Usr) checkDetach() error {
+	now, err := u.look()
+	if err != nil {
+		return err
+	}
+	if err := now.refuseCovered(); err != nil || len(now.ours) == 0 {
+		return err
+	}
+	differing := now.differing(now.visible, now.base)
+	if len(differing) == 0 {
+		return nil
+	}
+	return u.checkMountPoints(now, 0, differing)
+}
+
 // settle finishes or undoes what an earlier call was doing when it was killed.
 func (u Usr) settle() error {
 	if err := u.resumeCollapse(); err != nil {

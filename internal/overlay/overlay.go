@@ -67,11 +67,11 @@ const (
 
 func hasOnly(s, allowed string) bool { return strings.Trim(s, allowed) == "" }
 
-// isService tells what can be the name of a service, or of an instance of one.
+// isService tells what can be the name of a service, or of an instance of one. A template is none: nothing of it runs.
 func isService(name string) bool {
 	stem, ok := strings.CutSuffix(name, ".service")
-	prefix, instance, _ := strings.Cut(stem, "@")
-	return ok && len(name) < 256 && prefix != "" && hasOnly(prefix, inUnitName) && hasOnly(instance, inUnitName)
+	prefix, instance, isInstance := strings.Cut(stem, "@")
+	return ok && len(name) < 256 && prefix != "" && (instance != "" || !isInstance) && hasOnly(prefix, inUnitName) && hasOnly(instance, inUnitName)
 }
 
 // ParseScope checks a scope.
@@ -90,7 +90,7 @@ func ParseScope(s string) (Scope, error) {
 		if isService(unit) {
 			return Scope(s), nil
 		}
-		return "", fmt.Errorf("the scope %q does not name a service: write unit:nginx.service", s)
+		return "", fmt.Errorf("the scope %q does not name a service, or an instance of one: write unit:nginx.service, or unit:getty@tty1.service", s)
 	}
 	return "", fmt.Errorf("%q is no scope: system, global, user:UID or unit:UNIT", s)
 }
@@ -115,6 +115,9 @@ const maxName = 64
 
 // CheckName refuses what cannot be the name of an overlay.
 func CheckName(s string) error {
+	if s == IndexName {
+		return fmt.Errorf("%q cannot be the name of an overlay: the file that lists them has it", s)
+	}
 	if s == "" || len(s) > maxName || !hasOnly(s[:1], alphanumeric) || !hasOnly(s, inName) {
 		return fmt.Errorf("%q cannot be the name of an overlay: up to 64 letters, digits, dots, dashes and underscores, the first of which is a letter or a digit", s)
 	}

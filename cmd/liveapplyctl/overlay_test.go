@@ -37,7 +37,7 @@ func write(t *testing.T, path, content string) {
 func TestVerbsOfOverlayRefuseMistakesBeforeTheyLook(t *testing.T) {
 	for _, line := range []string{
 		"overlay frobnicate", "overlay --json", "help overlay frobnicate", "help overlay set now", "overlay create", "overlay create a b", "overlay create .a", "overlay create a --scope=all",
-		"overlay create a --scope=unit:nginx.socket", "overlay create a --priority=high", "overlay add a", "overlay set a", "overlay set a /b", "overlay set a /b /c --from=d",
+		"overlay create a --scope=unit:nginx.socket", "overlay create a --scope=unit:a@.service", "overlay create overlays.json", "overlay mask a /usr/\xe4", "overlay create a --priority=high", "overlay add a", "overlay set a", "overlay set a /b", "overlay set a /b /c --from=d",
 		"overlay set a /b --from=c --from=d", "overlay set a /b /c --from=- --from=-", "overlay edit a", "overlay edit a /b /c", "overlay enable", "overlay enable --force a", "overlay freeze a b",
 		"overlay import", "overlay import a --name=../a", "overlay import a --sha256=12", "overlay import https://example.com/a.img", "overlay backup", "overlay backup a b c", "overlay restore",
 		"overlay restore a --name=/", "overlay list a", "overlay show", "overlay diff a b",
@@ -217,7 +217,9 @@ func TestContentIsNamedOrKept(t *testing.T) {
 	must(t, err)
 	defer open.Close()
 	kept := map[string]bool{}
-	for from, want := range map[string]string{fifo: "from a pipe\n", procPath(open): "regular\n"} {
+	latin1 := filepath.Join(t.TempDir(), "\xe4")
+	write(t, latin1, "in another encoding\n")
+	for from, want := range map[string]string{fifo: "from a pipe\n", procPath(open): "regular\n", latin1: "in another encoding\n"} {
 		path, mode, err := c.content(from)
 		must(t, err)
 		got, err := os.ReadFile(path)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -86,7 +87,7 @@ func (c *overlayChange) say(format string, args ...any) {
 }
 
 // content names the file that an operation takes content from. What the unit could not read by its name goes into a file of the request: standard
-// input, what is no regular file, and descriptors of this process.
+// input, what is no regular file, descriptors of this process, and what has a name that JSON cannot have.
 func (c *overlayChange) content(from string) (path string, mode uint32, err error) {
 	if from == "-" {
 		path, err = c.keep(os.Stdin)
@@ -104,7 +105,7 @@ func (c *overlayChange) content(from string) (path string, mode uint32, err erro
 	if path, err = filepath.Abs(from); err != nil {
 		return "", 0, err
 	}
-	if info.Mode().IsRegular() && !isOwn(path) {
+	if info.Mode().IsRegular() && !isOwn(path) && utf8.ValidString(path) {
 		return path, uint32(info.Mode().Perm()), nil
 	}
 	if info.IsDir() {
@@ -158,6 +159,9 @@ func absolute(paths []string) ([]string, error) {
 			if path, err = filepath.Abs(path); err != nil {
 				return nil, err
 			}
+		}
+		if !utf8.ValidString(path) { // JSON would make another one of it
+			return nil, fmt.Errorf("the path %q is not in UTF-8", path)
 		}
 		named = append(named, path)
 	}

@@ -589,6 +589,9 @@ func TestBackupsOfOtherKindsOfOverlays(t *testing.T) {
 	m, _ := demoMachine(t, nspawn.Trixie, nspawn.Options{})
 	nothing := factsOf(t, m)
 	overlayCtl(t, m, 0, "create scratch --writable --runtime")
+	if result := unprivileged(m, "overlay", "list"); result.Code != 0 || !strings.Contains(result.Stdout, "scratch") {
+		t.Errorf("everybody may list overlays: %+v", result)
+	}
 	m.Run("sh", "-ec", `
 		echo written >/usr/share/demo/text
 		rm -r /usr/share/demo/folder; mkdir -m 700 /usr/share/demo/folder; echo other >/usr/share/demo/folder/other

@@ -53,8 +53,11 @@ func (d *Draft) content(name string) (*generation, error) {
 // newGeneration begins an empty one, which takes the place of one that the draft has begun before.
 func (d *Draft) newGeneration(name string) (*generation, error) {
 	d.forget(name)
-	dir := filepath.Join(d.Store.Dir, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Everybody may read the index, but not what overlays have.
+	if err := os.MkdirAll(d.Store.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(d.Store.Dir, name), 0o700); err != nil {
 		return nil, err
 	}
 	number, err := d.Store.NextGeneration(name)

@@ -48,7 +48,7 @@ func (s *storage) mergeEtc(ctx context.Context, t *state.Transaction, plan *stat
 	if err := t.Step("merge", func() error {
 		result, err := s.changeEtc(ctx, plan.Etc)
 		if err == nil {
-			logKept(t, result.Kept)
+			logKept(t, "/etc", result.Kept)
 		}
 		return err
 	}); err != nil {
@@ -112,9 +112,10 @@ func (s *storage) rebuildDatabases(ctx context.Context, t *state.Transaction, pl
 	return nil
 }
 
-// logKept says what /etc keeps although the target, or the way back, has something else.
-func logKept(t *state.Transaction, paths []string) {
+// logKept says what a directory, which is /etc unless overlays put files into another one, keeps although the target, or the way back, has something else.
+func logKept(t *state.Transaction, dir string, paths []string) {
 	for _, path := range paths {
-		announce(t, messageKept, "/etc/"+path+" has been changed locally, and stays as it is", map[string]string{"LIVEAPPLY_PATH": "/etc/" + path})
+		path = filepath.Join(dir, path)
+		announce(t, messageKept, path+" has been changed locally, and stays as it is", map[string]string{"LIVEAPPLY_PATH": path})
 	}
 }

@@ -36,7 +36,7 @@ func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	logKept(&state.Transaction{Target: m.Booted.Commit}, slices.Concat(overlays.Kept, live.Kept))
+	logKept(&state.Transaction{Target: m.Booted.Commit}, "/etc", slices.Concat(overlays.Kept, live.Kept))
 	return nil
 }
 
@@ -56,7 +56,7 @@ func (m *Machine) takeBackEtc(ctx context.Context, t *state.Transaction) (*etcme
 	if err != nil {
 		return nil, err
 	}
-	logKept(t, result.Kept)
+	logKept(t, "/etc", result.Kept)
 	return result, nil
 }
 

@@ -92,11 +92,9 @@ func (m *Machine) follow(ctx context.Context, t *state.Transaction, all []overla
 	if err := t.Step(state.SwitchStep, func() error { return m.showOverlays(shared) }); err != nil {
 		return err
 	}
-	kept, err := m.putFiles(ctx, shared)
-	if err != nil {
+	if err := m.putFiles(ctx, t, shared); err != nil {
 		return err
 	}
-	logKept(t, kept)
 	var reload impact.Reload
 	for _, path := range changed {
 		reload = reload.Union(impact.ReloadFor(strings.TrimPrefix(path, "usr/")))
@@ -179,16 +177,16 @@ func changedPaths(overlays []shownOverlay) ([]string, error) {
 	return paths, nil
 }
 
-// putFiles makes /etc and /run have what the overlays have there, and takes back what they have no more. It returns what stays as it is because it was
+// putFiles makes /etc and /run have what the overlays have there, and takes back what they have no more. It tells what stays as it is because it was
 // changed locally.
-func (m *Machine) putFiles(ctx context.Context, shared overlay.Stack) (kept []string, err error) {
+func (m *Machine) putFiles(ctx context.Context, t *state.Transaction, shared overlay.Stack) error {
 	trees, err := shared.Trees("etc")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	storage, dirs, err := m.overlayEtc()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if storage != nil {
 		defer storage.Close()
@@ -196,23 +194,25 @@ func (m *Machine) putFiles(ctx context.Context, shared overlay.Stack) (kept []st
 	if len(trees) > 0 && m.IsOSTree() && !m.inInitrd() {
 		// Libostree merges /etc at shutdown: as an administrator has it, not as an overlay does.
 		if err := services.StartEtcRevert(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	result, err := putTrees(ctx, dirs, trees)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	logKept(t, "/etc", result.Kept)
 	if err := m.settleAside(); err != nil {
-		return nil, err
+		return err
 	}
 	if trees, err = shared.Trees("run"); err != nil {
-		return nil, err
+		return err
 	}
-	if _, err := putTrees(ctx, m.overlayRun(), trees); err != nil {
-		return nil, err
+	if result, err = putTrees(ctx, m.overlayRun(), trees); err != nil {
+		return err
 	}
-	return result.Kept, nil
+	logKept(t, "/run", result.Kept)
+	return nil
 }
 
 // putTrees is etcmerge.Put with a directory for the journal.

@@ -56,7 +56,7 @@ func (m *Machine) rollbackEtc(ctx context.Context, t *state.Transaction) error {
 		if err != nil {
 			return err
 		}
-		logKept(t, result.Kept)
+		logKept(t, "/etc", result.Kept)
 		return nil
 	})
 }

@@ -90,6 +90,7 @@ func (m *Machine) switchTo(s *stack) (underlay.Switched, error) {
 		if err := m.Usr.Detach(); err != nil {
 			return underlay.Switched{}, err
 		}
+		m.rememberTree(s.commit)
 		return underlay.Switched{}, m.clearUnlocked()
 	}
 	if err := m.noteStack(s); err != nil {
@@ -99,7 +100,7 @@ func (m *Machine) switchTo(s *stack) (underlay.Switched, error) {
 		return underlay.Switched{}, err
 	}
 	switched, err := m.Usr.Switch(s.Stack)
-	if err == nil && s.commit != m.Booted.Commit {
+	if err == nil {
 		m.rememberTree(s.commit)
 	}
 	return switched, err

@@ -38,8 +38,10 @@ func (c *candidate) files() ([]File, error) {
 	}
 	var files []File
 	if c.view.oldTree {
-		// Within its own tree nothing has changed.
-		files, c.view = append(files, File{c.Usr, OldTree}), c.host
+		files = append(files, File{c.Usr, OldTree})
+	}
+	if c.view.behind {
+		c.view = c.host // within its own tree nothing has changed
 	}
 	mapped, err := c.mapped(maps)
 	if err != nil {
@@ -71,7 +73,8 @@ func (c *candidate) viewOf() (*view, error) {
 	}
 	if usr != nil && *usr != c.usr {
 		shows := c.links.commitAt(*usr)
-		v.oldTree = shows != "" && shows != c.live
+		v.behind = shows != ""
+		v.oldTree = v.behind && shows != c.live
 	}
 	c.views[namespace] = v
 	return v, nil

@@ -50,6 +50,9 @@ func (t Trees) Describe(commit ostree.Checksum, changes []treediff.Change) error
 func (t Trees) Shows(usr string, commit ostree.Checksum) error {
 	at, err := identify(unix.AT_FDCWD, usr, 0)
 	if err == nil {
+		err = os.MkdirAll(string(t), 0o755)
+	}
+	if err == nil {
 		err = renameio.Symlink(fmt.Sprintf("%d:%s", at.ino, commit), t.path(deviceName(at.dev)))
 	}
 	if err == nil {

@@ -35,6 +35,7 @@ func identify(dirfd int, path string, flags int) (identity, error) {
 // view is what the processes of a mount namespace find at paths. What was asked once is remembered.
 type view struct {
 	root    int  // its root directory
+	behind  bool // its /usr is one that was shown before, perhaps of the same commit under other overlays
 	oldTree bool // its /usr is a tree that was live before
 
 	mu    sync.Mutex

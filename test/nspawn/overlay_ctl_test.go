@@ -553,6 +553,19 @@ func TestNeedsRestartFindsWhatRunsOnFilesThatAnOverlayReplaces(t *testing.T) {
 			requireOutdated(t, m, "after a restart")
 			overlayCtl(t, m, 0, "remove fix")
 			requireOutdated(t, m, "without the overlay", "system dbus.service: replaced "+library)
+
+			// One with mounts of its own stays on the stack that it was started on.
+			m.Run("systemctl", "restart", "dbus.service")
+			m.Run("cp", "/usr/bin/sleep", "/run/program")
+			overlayCtl(t, m, 0, "create tool")
+			overlayCtl(t, m, 0, "set tool /usr/share/demo/program --from=program")
+			m.Run("systemd-run", "--quiet", "--unit=apart", "--service-type=exec", "--property=ProtectKernelModules=yes", "/usr/share/demo/program", "infinity")
+			requireOutdated(t, m, "with a tool")
+			m.Run("sh", "-c", "echo changed >>/run/program")
+			overlayCtl(t, m, 0, "set tool /usr/share/demo/program --from=program")
+			requireOutdated(t, m, "with another one", "system apart.service: replaced /usr/share/demo/program")
+			overlayCtl(t, m, 0, "remove tool")
+			requireOutdated(t, m, "without the tool", "system apart.service: deleted /usr/share/demo/program")
 		})
 	}
 }

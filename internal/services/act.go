@@ -112,10 +112,10 @@ func wishIn(files []string) (wish string) {
 		if err != nil {
 			continue // generated, or gone
 		}
-		options, err := unit.DeserializeOptions(content)
+		options, _ := unit.DeserializeOptions(content) // up to a line that only systemd can read, such as a very long one
 		content.Close()
 		for _, option := range options {
-			if err == nil && option.Section == "Unit" && option.Name == "X-LiveApply" {
+			if option.Section == "Unit" && option.Name == "X-LiveApply" {
 				wish = option.Value
 			}
 		}
@@ -205,7 +205,8 @@ func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- stri
 	return nil
 }
 
-// TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, all other units are restarted.
+// TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, what was only reloaded is so again, all other
+// units are restarted.
 func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 	var back []state.Task
 	for _, task := range tasks {
@@ -218,7 +219,7 @@ func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 		s.forgetStarts(ctx, task.Unit)
 		back = append(back, task)
 	}
-	return s.restartAll(ctx, back)
+	return s.bringBack(ctx, back)
 }
 
 // forgetStarts lets a unit be started whatever it has been through: what is done here is not what the limit of its starts is for.
@@ -226,12 +227,16 @@ func (s *Systemd) forgetStarts(ctx context.Context, name string) {
 	_ = s.conn.ResetFailedUnitContext(ctx, name) // if the unit is gone meanwhile, that is told when it is restarted
 }
 
-// restartAll starts units again, whatever they do now: one that was active may have failed.
-func (s *Systemd) restartAll(ctx context.Context, tasks []state.Task) error {
+// bringBack restarts or reloads units, whatever they do now: one that was active may have failed, and is started.
+func (s *Systemd) bringBack(ctx context.Context, tasks []state.Task) error {
 	results := make([]chan string, len(tasks))
 	for i, task := range tasks {
 		results[i] = make(chan string, 1)
-		if _, err := s.conn.RestartUnitContext(ctx, task.Unit, "replace", results[i]); err != nil {
+		bring := s.conn.RestartUnitContext
+		if task.Action == state.Reload {
+			bring = s.conn.ReloadOrRestartUnitContext
+		}
+		if _, err := bring(ctx, task.Unit, "replace", results[i]); err != nil {
 			return fmt.Errorf("restarting %s: %w", task.Unit, err)
 		}
 	}

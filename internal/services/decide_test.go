@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -96,7 +97,8 @@ func TestWishOfAUnit(t *testing.T) {
 	}
 	unit := write("a.service", "[Unit]\nX-LiveApply=reload\n[Service]\nX-LiveApply=ignore\nExecStart=true\n")
 	dropIn := write("10.conf", "[Unit]\nX-LiveApply=ignore\n")
-	for want, files := range map[string][]string{"": {"", filepath.Join(dir, "none")}, "reload": {unit}, "ignore": {unit, dropIn}} {
+	long := write("b.service", "[Unit]\nX-LiveApply=restart\n[Service]\nEnvironment="+strings.Repeat("x", 5000)+"\n")
+	for want, files := range map[string][]string{"": {"", filepath.Join(dir, "none")}, "reload": {unit}, "ignore": {unit, dropIn}, "restart": {long}} {
 		if got := wishIn(files); got != want {
 			t.Errorf("%v wish %q, want %q", files, got, want)
 		}

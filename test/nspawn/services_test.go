@@ -183,7 +183,8 @@ func TestRollingRestartEndsWithTheFirstServiceThatFails(t *testing.T) {
 	all := history(t, m)
 	requireSays(t, "the history", all[len(all)-1].Reason, []string{"lab-instance@1.service"})
 	// They are taken by their names: one was reloaded before, one failed, and the others were not yet touched.
-	for name, touched := range map[string]bool{"lab-configured": true, "lab-instance@1": true, "lab-instance@2": false, "lab-plain": false, "lab-reloaded": false} {
+	equal(t, "what lab-configured has seen", m.Read("/run/lab-configured.service.version"), "configuration 1\n")
+	for name, touched := range map[string]bool{"lab-configured": false, "lab-instance@1": true, "lab-instance@2": false, "lab-plain": false, "lab-reloaded": false} {
 		equal(t, name+" is", m.Run("systemctl", "is-active", name), "active")
 		equal(t, name+" was started again", began(name) != before[name], touched)
 	}
@@ -194,6 +195,7 @@ func TestServicesAreTakenBackWhenTheirPhaseIsKilled(t *testing.T) {
 	m, v1, v2 := servicesMachine(t)
 	configure(m, "RestartServices=changed", "StartNewServices=yes", "HealthTimeout=1min")
 	before := factsOf(t, m)
+	reloaded := m.Run("systemctl", "show", "--value", "--property=InvocationID", "lab-reloaded")
 	m.Run("liveapplyctl", "apply", "--no-wait", v2)
 	waitFor(t, "the services to be watched", func() bool { return strings.Contains(statusText(m, phaseUnit("services", v2)), "watching") })
 	waitFor(t, "the service to be restarted", func() bool { return m.Read("/run/lab-plain.service.version") == "2\n" })
@@ -202,6 +204,8 @@ func TestServicesAreTakenBackWhenTheirPhaseIsKilled(t *testing.T) {
 	awaitEnd(m)
 	equal(t, "live", status(t, m).Live, v1)
 	waitFor(t, "the service to be restarted", func() bool { return m.Read("/run/lab-plain.service.version") == "1\n" })
+	waitFor(t, "the service to be reloaded", func() bool { return m.Read("/run/lab-reloaded.service.version") == "reloaded 1\n" })
+	equal(t, "lab-reloaded runs as", m.Run("systemctl", "show", "--value", "--property=InvocationID", "lab-reloaded"), reloaded)
 	equal(t, "exit status of is-active for the new service", m.Try("systemctl", "is-active", "lab-new.service").Code, 4) // there is no such unit
 	all := history(t, m)
 	requireSays(t, "the history", all[len(all)-1].Reason, []string{"the phase services was killed"})

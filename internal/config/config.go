@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -220,11 +221,11 @@ func (c *Config) setJoined(option *unit.UnitOption, isRequest bool) (err error) 
 	case "HealthTimeout":
 		c.HealthTimeout = option.Value
 	case "IgnoreUnits":
-		c.IgnoreUnits = appendWords(c.IgnoreUnits, option.Value)
+		c.IgnoreUnits, err = appendPatterns(c.IgnoreUnits, option.Value)
 	case "RestartUnits":
-		c.RestartUnits = appendWords(c.RestartUnits, option.Value)
+		c.RestartUnits, err = appendPatterns(c.RestartUnits, option.Value)
 	case "ReloadUnits":
-		c.ReloadUnits = appendWords(c.ReloadUnits, option.Value)
+		c.ReloadUnits, err = appendPatterns(c.ReloadUnits, option.Value)
 	case "PackageDatabase":
 		c.PackageDatabase = appendWords(c.PackageDatabase, option.Value)
 	case "Exclude":
@@ -266,6 +267,17 @@ func appendWords(list []string, value string) []string {
 		return nil
 	}
 	return append(list, strings.Fields(value)...)
+}
+
+// appendPatterns is appendWords for patterns of path.Match.
+func appendPatterns(list []string, value string) ([]string, error) {
+	list = appendWords(list, value)
+	for _, pattern := range list {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return nil, fmt.Errorf("%s is not a pattern of names: a bracket is not closed, or the like", pattern)
+		}
+	}
+	return list, nil
 }
 
 // parseBool takes systemd's words (parse_boolean).

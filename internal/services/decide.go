@@ -119,7 +119,7 @@ func (r Rules) action(unit facts, caller string, onlyConfig bool) state.Action {
 func matchesAny(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool {
 		matched, err := path.Match(pattern, name)
-		return err == nil && matched
+		return err == nil && matched || pattern == name // a name may have backslashes
 	})
 }
 

@@ -61,6 +61,8 @@ func TestWhatIsDoneToAUnit(t *testing.T) {
 			want: &state.Task{Unit: "nginx.service", Action: state.Restart, Why: "libssl.so.3 was replaced"}},
 		"the administrator wants it ignored": {unit: nginx, changes: stale, rules: Rules{Ignore: []string{"nginx.service"}, Restart: []string{"*"}},
 			want: &state.Task{Unit: "nginx.service", Action: state.Leave, Why: "libssl.so.3 was replaced"}},
+		"the administrator names one with a backslash": {unit: with(nginx, func(f *facts) { f.names = append(f.names, `a\x2db.service`) }), changes: stale, rules: Rules{Ignore: []string{`a\x2db.service`}},
+			want: &state.Task{Unit: "nginx.service", Action: state.Leave, Why: "libssl.so.3 was replaced"}},
 		"the administrator wants a reload": {unit: nginx, changes: stale, rules: Rules{Reload: []string{"nginx.service"}},
 			want: &state.Task{Unit: "nginx.service", Action: state.Reload, Why: "libssl.so.3 was replaced"}},
 	} {

@@ -25,7 +25,8 @@ are one step.`
 	overlayFreezeDetails = `What was written to /usr through it stays, as the content of an ordinary overlay, and /usr is read-only again.`
 	overlayImportDetails = `IMAGE is a directory, a tar or cpio archive, plain or compressed by gzip, xz or zstd, or a filesystem image (squashfs, erofs, ext4), with usr, etc and
 run, or lib, lib64, bin and sbin. If there is an overlay of updates of this name, it gets the image's content in the place of its own.`
-	overlayRestoreDetails = `FILE is what backup has written; - is standard input. It is checked before anything is changed. The overlay is enabled if it was when it was backed up.`
+	overlayRestoreDetails = `FILE is what backup has written; - is standard input. It is checked before anything is changed. The overlay is enabled if it was when it was backed up, and it
+stays after a reboot.`
 )
 
 // place is where a new overlay belongs.

@@ -185,12 +185,12 @@ func (i *Impact) addWanted(name string, isNew bool) {
 	}
 }
 
-// ReloadFor tells who has read the file at a path below /usr, or below /etc with "etc/" in front.
+// ReloadFor tells who has read the file at a path below /usr, or below /etc or /run with "etc/" or "run/" in front.
 func ReloadFor(name string) Reload {
 	return Reload{
-		Units:   hasAnyPrefix(name, "lib/systemd/system/", "lib/systemd/system-generators/", "lib/systemd/system.conf.d/", "etc/systemd/system/"),
+		Units:   hasAnyPrefix(name, "lib/systemd/system/", "lib/systemd/system-generators/", "lib/systemd/system.conf.d/", "etc/systemd/system/", "run/systemd/system/"),
 		DBus:    hasAnyPrefix(name, "share/dbus-1/", "etc/dbus-1/"),
-		Udev:    hasAnyPrefix(name, "lib/udev/", "etc/udev/"),
+		Udev:    hasAnyPrefix(name, "lib/udev/", "etc/udev/", "run/udev/rules.d/"),
 		Catalog: hasAnyPrefix(name, "lib/systemd/catalog/", "etc/systemd/catalog/"),
 	}
 }

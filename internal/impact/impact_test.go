@@ -84,3 +84,14 @@ func TestReasonsAndUnitsAreNamedOnce(t *testing.T) {
 		t.Errorf("units (-want +got):\n%s", diff)
 	}
 }
+
+func TestWhatIsReadInEtcAndRunIsReloaded(t *testing.T) {
+	for path, want := range map[string]Reload{
+		"etc/systemd/system/x.service.d/a.conf": {Units: true}, "run/systemd/system/x.service": {Units: true}, "run/udev/rules.d/60-x.rules": {Udev: true},
+		"run/udev/data/x": {}, "run/x": {}, "etc/x": {},
+	} {
+		if got := ReloadFor(path); got != want {
+			t.Errorf("%s: got %+v, want %+v", path, got, want)
+		}
+	}
+}

@@ -54,7 +54,7 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 	draft, err := m.draft(ctx, writable, request, content.Rules(configuration.Overlay))
 	if err != nil {
 		// What was writable is so again.
-		return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t), m.dropOverlayContent(writable.list()))
+		return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t, m.goBack), m.dropOverlayContent(writable.list()))
 	}
 	defer draft.Close()
 	if err := m.commitDraft(ctx, t, writable, draft); err != nil {
@@ -233,23 +233,23 @@ func (m *Machine) commitDraft(ctx context.Context, t *state.Transaction, stores 
 	if err := draft.Commit(); err != nil {
 		return errors.Join(err, draft.TakeBack())
 	}
-	err := m.followStores(ctx, t)
+	err := m.followStores(ctx, t, m.follow)
 	if err == nil {
 		return nil
 	}
 	if back := draft.TakeBack(); back != nil {
 		return errors.Join(err, back)
 	}
-	return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t))
+	return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t, m.goBack))
 }
 
-// followStores has the system follow what the stores say now.
-func (m *Machine) followStores(ctx context.Context, t *state.Transaction) error {
+// followStores has the system follow, by Machine.follow or goBack, what the stores say now.
+func (m *Machine) followStores(ctx context.Context, t *state.Transaction, follow func(context.Context, *state.Transaction, []overlay.Placed) error) error {
 	all, err := m.Overlays()
 	if err != nil {
 		return err
 	}
-	return m.follow(ctx, t, all)
+	return follow(ctx, t, all)
 }
 
 // tryDraft has a program run on the stack that a draft would make of what the stores have, in a namespace of its own.
@@ -306,9 +306,9 @@ func (m *Machine) followAtBoot(ctx context.Context, t *state.Transaction) error 
 		return err
 	}
 	defer stores.close()
-	if err := m.followStores(ctx, t); err != nil {
+	if err := m.followStores(ctx, t, m.goBack); err != nil {
 		// A tree that cannot be composed, or an index that cannot be read, must not leave half of it.
-		return errors.Join(err, m.follow(ctx, t, nil))
+		return errors.Join(err, m.goBack(ctx, t, nil))
 	}
 	return m.dropOverlayContent(stores.list())
 }

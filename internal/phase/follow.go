@@ -31,7 +31,7 @@ type followed struct {
 type shownOverlay struct {
 	Name  string        `json:"name"`
 	Scope overlay.Scope `json:"scope"`
-	Tree  string        `json:"tree"` // of its content, "" if it has none
+	Tree  string        `json:"tree"` // of its content
 }
 
 func (m *Machine) followedPath() string { return filepath.Join(m.State.Run, "overlays-shown.json") }
@@ -56,10 +56,10 @@ func (m *Machine) noteFollowed(shown followed) error {
 	return nil
 }
 
-// showing is the note on overlays that are enabled.
+// showing is the note on overlays that are enabled, and have something.
 func showing(all []overlay.Placed) (shown followed) {
 	for _, o := range all {
-		if o.Enabled {
+		if o.Enabled && o.Generation > 0 {
 			shown.Overlays = append(shown.Overlays, shownOverlay{o.Name, o.Scope, o.Tree()})
 		}
 	}
@@ -77,6 +77,19 @@ func differing(a, b followed) []shownOverlay {
 		}
 	}
 	return list
+}
+
+// errNotRestarted is about units that alone see an overlay. All else is done.
+var errNotRestarted = errors.New("a unit does not come up with its overlays")
+
+// goBack is follow for the way back, or on: what a unit makes of it does not keep all others from it.
+func (m *Machine) goBack(ctx context.Context, t *state.Transaction, all []overlay.Placed) error {
+	err := m.follow(ctx, t, all)
+	if errors.Is(err, errNotRestarted) {
+		warn("%v", err)
+		return m.noteFollowed(showing(all))
+	}
+	return err
 }
 
 // follow makes the running system show what the stores say: /usr in one step, then /etc and /run file by file. Whatever an interrupted call has left, it
@@ -160,9 +173,6 @@ func (m *Machine) showOverlays(shared overlay.Stack) error {
 func changedPaths(overlays []shownOverlay) ([]string, error) {
 	var paths []string
 	for _, o := range overlays {
-		if o.Tree == "" {
-			continue
-		}
 		entries, err := overlay.ListTree(o.Tree, nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // an earlier call, which was killed, has come as far as deleting it
@@ -351,6 +361,7 @@ func runningOf(ctx context.Context, units []string) (running []string, err error
 
 // restartScoped restarts units that are to see something else, if they ran. The manager of a user is not: all that the user runs would end.
 func restartScoped(ctx context.Context, units, running []string) error {
+	var failed []error
 	for _, unit := range units {
 		if strings.HasPrefix(unit, "user@") {
 			warn("%s sees its overlays when it is started next: loginctl terminate-user, or a new login after the last session has ended", unit)
@@ -360,8 +371,8 @@ func restartScoped(ctx context.Context, units, running []string) error {
 			continue
 		}
 		if err := services.With(ctx, func(systemd *services.Systemd) error { return systemd.Restart(ctx, unit) }); err != nil {
-			return err
+			failed = append(failed, fmt.Errorf("%w: %w", errNotRestarted, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }

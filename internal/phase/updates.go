@@ -77,7 +77,7 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 	t.Begin("overlay")
 	all, err := m.Overlays()
 	if err == nil {
-		err = m.follow(ctx, t, all)
+		err = m.goBack(ctx, t, all)
 	}
 	return errors.Join(errors.Join(failed...), err, m.release())
 }

@@ -494,6 +494,20 @@ func TestOverlayOfAUnitAtTheCommandLine(t *testing.T) {
 	equal(t, "the file, for the unit", seenBy(m, trialUnit, "/usr/lib/lab/changed"), "trial")
 	overlayCtl(t, m, 0, "remove trial")
 	requireTidy(t, m)
+
+	// A unit that cannot be restarted, neither with an overlay nor without it, is in the way of its own overlays only.
+	m.Write("/etc/systemd/system/stays.service", "[Unit]\nRefuseManualStop=yes\n[Service]\nExecStart=sleep infinity\n")
+	m.Run("systemctl", "daemon-reload")
+	m.Run("systemctl", "start", "stays.service")
+	overlayCtl(t, m, 0, "create steady")
+	overlayCtl(t, m, 0, "mask steady /usr/lib/lab/changed")
+	overlayCtl(t, m, 0, "create stays --scope=unit:stays.service") // there is nothing to see yet
+	requireSays(t, "overlay set", overlayCtl(t, m, 1, "set stays /usr/lib/lab/new --from=/etc/hostname"), []string{"restarting stays.service", "refuse"})
+	awaitEnd(m)
+	equal(t, "there is what another overlay hides", m.Exists("/usr/lib/lab/changed"), false)
+	equal(t, "entries", entriesOf(t, m, "stays"), "")
+	overlayCtl(t, m, 0, "remove steady stays")
+	requireTidy(t, m)
 }
 
 // The manager of a user goes on with what it was started with, and so has that.

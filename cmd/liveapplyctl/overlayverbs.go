@@ -44,6 +44,11 @@ func placeFlags(flags *pflag.FlagSet) *place {
 	return p
 }
 
+// asksPlace tells whether somebody wants one in particular.
+func asksPlace(flags *pflag.FlagSet) bool {
+	return flags.Changed("scope") || flags.Changed("runtime") || flags.Changed("priority")
+}
+
 // operation makes a new overlay there.
 func (p *place) operation(verb overlay.Verb, name string) (overlay.Operation, error) {
 	op := overlay.Operation{Verb: verb, Name: name, Runtime: p.runtime, Priority: p.priority}
@@ -223,6 +228,9 @@ func overlayImportCommand(flags *pflag.FlagSet) func(context.Context, []string) 
 			return usageError{fmt.Errorf("overlay import: %w", err)}
 		}
 		return starter.changeOverlays(ctx, *force, func(c *overlayChange) error {
+			if _, err := findOverlay(c.machine, op.Name); err == nil && asksPlace(flags) {
+				return fmt.Errorf("there is an overlay %s already, which stays where it is: leave --scope, --runtime and --priority out, or remove it first", op.Name)
+			}
 			c.ask(op)
 			c.say("Overlay %s has the content of %s.", op.Name, args[0])
 			return nil

@@ -642,6 +642,7 @@ func TestBackupsOfOtherKindsOfOverlays(t *testing.T) {
 	requireTree(t, "/usr", m.Snapshot("/usr"), before.usr)
 	equal(t, "stack", stackOf(status(t, m).Stack), "overlay scratch, updates updates, booted")
 	m.Run("touch", "/usr/share/demo/more")
+	requireSays(t, "overlay import", overlayCtl(t, m, 1, "import image --runtime"), []string{"there is an overlay updates already"})
 	overlayCtl(t, m, 0, "import image") // it is one of updates still
 	overlayCtl(t, m, 0, "remove scratch updates")
 	requireSame(t, m, nothing)

@@ -23,7 +23,7 @@ import (
 )
 
 const overlayEditDetails = `The editor is $VISUAL, $EDITOR, editor or vi, the first that there is. It gets a copy of the file as the overlay has it, or else as it is now; one that does not
-exist begins empty. If nothing is changed, nothing is done, and the exit status is 77.`
+exist begins empty. If nothing is changed, nothing is done, and the exit status is 77. If what was edited is not taken, a file in /tmp has it.`
 
 func overlayEditCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 	force := forceFlag(flags)
@@ -41,11 +41,31 @@ func overlayEditCommand(flags *pflag.FlagSet) func(context.Context, []string) er
 		if err != nil {
 			return err
 		}
+		edited, err := os.ReadFile(c.request.Operations[0].From)
+		if err != nil {
+			return err
+		}
 		// A key in the editor may have sent a signal to all programs on the terminal, which was for the editor.
 		ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), unix.SIGTERM, unix.SIGINT)
 		defer stop()
-		return starter.carryOut(ctx, c)
+		if err := starter.carryOut(ctx, c); err != nil {
+			return rescue(edited, err)
+		}
+		return nil
 	}
+}
+
+// rescue keeps what was edited when it is not taken, and adds to the reason where it is.
+func rescue(edited []byte, reason error) error {
+	file, err := os.CreateTemp("", "liveapply-edit-*")
+	if err != nil {
+		return errors.Join(reason, err)
+	}
+	defer file.Close()
+	if _, err := file.Write(edited); err != nil {
+		return errors.Join(reason, err)
+	}
+	return fmt.Errorf("%w\nwhat was edited is in %s", reason, file.Name())
 }
 
 func (c *overlayChange) fillByEditor(name, path string) error {

@@ -200,6 +200,10 @@ func TestOverlaysAtTheCommandLine(t *testing.T) {
 		untouched(t, m, func() {
 			equal(t, "edit without a change", m.Try("env", "EDITOR=true", "liveapplyctl", "overlay", "edit", "fix", "/usr/share/demo/text").Code, exitNothing)
 			equal(t, "an editor that fails", m.Try("env", "EDITOR=/run/editor \"$1\"; false", "liveapplyctl", "overlay", "edit", "fix", "/usr/share/demo/text").Code, exitFailed)
+			refused := m.Try("env", "EDITOR=/run/editor", "liveapplyctl", "overlay", "edit", "fix", "/usr/lib/systemd/systemd")
+			equal(t, "exit status of what is refused", refused.Code, exitFailed)
+			_, kept, _ := strings.Cut(refused.Stderr, "what was edited is in ")
+			equal(t, "what was edited: "+refused.Stderr, m.Run("tail", "--bytes=7", strings.TrimSpace(kept)), "edited")
 		})
 
 		equal(t, "mask", overlayCtl(t, m, 0, "mask fix /usr/share/demo/hidden /usr/share/demo/folder"), "Overlay fix hides /usr/share/demo/hidden, /usr/share/demo/folder.")

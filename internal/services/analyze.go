@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -20,7 +21,10 @@ func TimeSpan(ctx context.Context, span string) (time.Duration, error) {
 	for line := range strings.Lines(output) {
 		if key, value, _ := strings.Cut(strings.TrimSpace(line), ": "); key == "μs" {
 			microseconds, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-			return time.Duration(microseconds) * time.Microsecond, err
+			if err != nil || microseconds > math.MaxInt64/int64(time.Microsecond) {
+				return 0, fmt.Errorf("%q is too long", span)
+			}
+			return time.Duration(microseconds) * time.Microsecond, nil
 		}
 	}
 	return 0, fmt.Errorf("systemd-analyze timespan does not tell how long %q is: %s", span, output)

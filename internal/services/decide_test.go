@@ -131,8 +131,13 @@ func TestChecksAreRootsAlone(t *testing.T) {
 	if diff := cmp.Diff([]string{filepath.Join(first, "10-web"), filepath.Join(second, "20-db")}, got); diff != "" || err != nil {
 		t.Errorf("got %v (-want +got):\n%s", err, diff)
 	}
-	add(second, "40-anybody", 0o777)
-	if _, err := checksIn(dirs); err == nil {
-		t.Error("a check that anybody can change is run")
+	for name, mode := range map[string]os.FileMode{"40-anybody": 0o777, "40-it's": 0o755, `40-\`: 0o755} {
+		add(second, name, mode)
+		if _, err := checksIn(dirs); err == nil || !strings.Contains(err.Error(), "40-") {
+			t.Errorf("%s with mode %o is run: %v", name, mode, err)
+		}
+		if err := os.Remove(filepath.Join(second, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

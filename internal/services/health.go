@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -160,6 +161,9 @@ func isCheck(path string) (bool, error) {
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
 		return false, nil
+	}
+	if strings.ContainsAny(path, `'"\\`) {
+		return false, fmt.Errorf("the health check %q has a quote or a backslash in its name, and systemd starts no such program: rename it", path)
 	}
 	if uid, ok := ownerOf(info); !ok || uid != 0 || info.Mode().Perm()&0o022 != 0 {
 		return false, fmt.Errorf("the health check %s can be changed by others than root: chown root and chmod go-w it", path)

@@ -276,11 +276,13 @@ func TestHealthCheckThatFailsTakesTheCommitBack(t *testing.T) {
 	m.Run("rm", "-r", "/etc/liveapply/health.d", "/etc/greenboot")
 	requireSame(t, m, before)
 
-	configure(m, "RestartServices=changed", "HealthTimeout=soon")
-	equal(t, "exit status", tryApply(m, v2).Code, 1)
-	all = history(t, m)
-	equal(t, "result with a bad configuration", all[len(all)-1].Result, "refused")
-	requireSays(t, "the history", all[len(all)-1].Reason, []string{"HealthTimeout=soon"})
+	for _, line := range []string{"HealthTimeout=soon", "HealthTimeout=infinity"} {
+		configure(m, "RestartServices=changed", line)
+		equal(t, "exit status", tryApply(m, v2).Code, 1)
+		all = history(t, m)
+		equal(t, "result with a bad configuration", all[len(all)-1].Result, "refused")
+		requireSays(t, "the history", all[len(all)-1].Reason, []string{line + " in liveapply.conf"})
+	}
 	configure(m)
 	requireSame(t, m, before)
 }

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -94,9 +95,11 @@ var System = Dirs{
 	Main:   "liveapply.conf",
 }
 
+const defaultHealthTimeout = "10s"
+
 // defaults are what holds where no file says something.
 func defaults() *Config {
-	return &Config{Allow: Replace, RestartServices: RestartNone, HealthTimeout: "10s"}
+	return &Config{Allow: Replace, RestartServices: RestartNone, HealthTimeout: defaultHealthTimeout}
 }
 
 // Load reads the configuration, and the request at path unless that is empty. A missing file is none; an unknown
@@ -219,7 +222,7 @@ func (c *Config) setJoined(option *unit.UnitOption, isRequest bool) (err error) 
 	case "StartNewServices":
 		c.StartNewServices, err = parseBool(option.Value)
 	case "HealthTimeout":
-		c.HealthTimeout = option.Value
+		c.HealthTimeout = cmp.Or(option.Value, defaultHealthTimeout)
 	case "IgnoreUnits":
 		c.IgnoreUnits, err = appendPatterns(c.IgnoreUnits, option.Value)
 	case "RestartUnits":
@@ -269,16 +272,22 @@ func appendWords(list []string, value string) []string {
 	return append(list, strings.Fields(value)...)
 }
 
-// appendPatterns is appendWords for patterns of path.Match.
+// appendPatterns is appendWords for the names of services, and patterns of them for path.Match. Where a name has no suffix, .service is meant, as in
+// systemctl(1).
 func appendPatterns(list []string, value string) ([]string, error) {
 	list = appendWords(list, value)
-	for _, pattern := range list {
+	for i, pattern := range list {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return nil, fmt.Errorf("%s is not a pattern of names: a bracket is not closed, or the like", pattern)
+		}
+		if !strings.ContainsAny(pattern, "*?[") && !strings.HasSuffix(pattern, serviceSuffix) {
+			list[i] += serviceSuffix
 		}
 	}
 	return list, nil
 }
+
+const serviceSuffix = ".service"
 
 // parseBool takes systemd's words (parse_boolean).
 func parseBool(s string) (bool, error) {

@@ -103,6 +103,20 @@ func TestUnknownKeysAreWarnedOf(t *testing.T) {
 	}
 }
 
+func TestServicesAreNamedAsForSystemctl(t *testing.T) {
+	d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\nIgnoreUnits=nginx web* a@1\nIgnoreUnits=b.service\nHealthTimeout=1s\nHealthTimeout=\n"})
+	c, err := d.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"nginx.service", "web*", "a@1.service", "b.service"}, c.IgnoreUnits); diff != "" {
+		t.Error(diff)
+	}
+	if c.HealthTimeout != defaultHealthTimeout {
+		t.Errorf("HealthTimeout= is %s", c.HealthTimeout)
+	}
+}
+
 func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
 	for _, line := range []string{"Allow=everything", "Transient=maybe", "VerifyContent=", "RequireSignature=maybe", "IgnoreUnits=nginx.service web["} {
 		d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\n" + line + "\n"})

@@ -215,6 +215,12 @@ func TestRemembersWhatTreesHad(t *testing.T) {
 	if links.commitOf(here.dev) != a.String() || links.commitAt(here) != a.String() || links.commitAt(other) != "" {
 		t.Errorf("the links are %v", links)
 	}
+	if err := os.Mkdir(trees.path(".left"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("1:a", trees.path(".left/tmp.symlink")); err != nil {
+		t.Fatal(err)
+	}
 	shows(usr, b) // the same device: a is no longer in use, and c was never shown
 	entries, err := os.ReadDir(string(trees))
 	if err != nil {

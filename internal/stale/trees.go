@@ -64,7 +64,7 @@ func (t Trees) Shows(usr string, commit ostree.Checksum) error {
 	return nil
 }
 
-// forget removes the lists that no link leads to.
+// forget removes the lists that no link leads to, and what a killed call has left (of renameio, which begins with a dot).
 func (t Trees) forget() error {
 	links, err := t.links()
 	if err != nil {
@@ -75,10 +75,12 @@ func (t Trees) forget() error {
 		return err
 	}
 	for _, entry := range entries {
-		if _, isCommit := ostree.ParseChecksum(entry.Name()); isCommit != nil || links.have(entry.Name()) {
+		_, notCommit := ostree.ParseChecksum(entry.Name())
+		isUnused := notCommit == nil && !links.have(entry.Name())
+		if !isUnused && !strings.HasPrefix(entry.Name(), ".") {
 			continue
 		}
-		if err := os.Remove(t.path(entry.Name())); err != nil {
+		if err := os.RemoveAll(t.path(entry.Name())); err != nil {
 			return err
 		}
 	}

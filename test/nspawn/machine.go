@@ -149,10 +149,12 @@ func (m *Machine) ReplaceObject(name string, edit func([]byte) []byte) {
 	m.check(os.Rename(path+".edited", path))
 }
 
-// Stage stages the deployment of a commit that was pulled: it is finalized when the machine goes down.
+// Stage stages the deployment of a commit that was pulled: it is finalized when the machine goes down, by a service that systemd
+// starts when it sees the deployment.
 func (m *Machine) Stage(commit string) {
 	m.t.Helper()
 	m.Run("ostree", "admin", "deploy", "--stage", "--os="+osName, "test/"+commit[:12])
+	m.Run("timeout", "60", "sh", "-c", "until systemctl is-active --quiet ostree-finalize-staged.service; do sleep 0.01; done")
 }
 
 // Boot starts the deployment that a boot loader would start, and waits until systemd has finished.

@@ -52,7 +52,9 @@ func (l *Lab) Derive(t TB, parent string, edit func(*Tree)) string {
 	tree := &Tree{t: t, dir: filepath.Join(dir, "tree")}
 	must(t, "ostree", "--repo="+l.repo(), "checkout", "--require-hardlinks", parent, tree.dir)
 	edit(tree)
-	return l.commit(t, parent, time.Minute, "--parent="+parent, "--link-checkout-speedup", "--tree=dir="+tree.dir)
+	commit := l.commit(t, parent, time.Minute, "--parent="+parent, "--link-checkout-speedup", "--tree=dir="+tree.dir)
+	tree.check(os.RemoveAll(dir)) // now: all trees link to the same files, of which a filesystem allows so many
+	return commit
 }
 
 // WithInitramfs returns a commit that has an initramfs beside the given one, of [Bootable], with what the project puts into one if it is installed there.

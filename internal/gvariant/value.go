@@ -146,6 +146,25 @@ func (v Value) text() ([]byte, error) {
 	return v.data[:n], nil
 }
 
+// Texts returns the content of an array of strings, which is never nil.
+func (v Value) Texts() ([]string, error) {
+	if err := v.want("as"); err != nil {
+		return nil, err
+	}
+	texts := []string{}
+	for child, err := range v.Children() {
+		if err != nil {
+			return nil, err
+		}
+		text, err := child.Text()
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, text)
+	}
+	return texts, nil
+}
+
 // Bytes returns the content of an array of bytes, not a copy.
 func (v Value) Bytes() ([]byte, error) {
 	if err := v.want("ay"); err != nil {

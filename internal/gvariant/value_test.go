@@ -219,6 +219,7 @@ func TestWrongTypesAndIndexesAreErrors(t *testing.T) {
 	}
 	for name, read := range map[string]func(Value) error{
 		"Text":    func(v Value) error { _, err := v.Text(); return err },
+		"Texts":   func(v Value) error { _, err := v.Texts(); return err },
 		"Bytes":   func(v Value) error { _, err := v.Bytes(); return err },
 		"Bool":    func(v Value) error { _, err := v.Bool(); return err },
 		"Uint32":  func(v Value) error { _, err := v.Uint32(binary.BigEndian); return err },

@@ -176,18 +176,7 @@ func parseStagedKernelArgs(data []byte) ([]string, error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	args := []string{}
-	for child, err := range list.Children() {
-		if err != nil {
-			return nil, err
-		}
-		arg, err := child.Text()
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, arg)
-	}
-	return args, nil
+	return list.Texts()
 }
 
 // WithoutTransientState returns the content of an origin file without what counts for that deployment alone, such as that it is pinned. It mirrors

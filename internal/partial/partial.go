@@ -65,22 +65,11 @@ func Of(commit *ostree.Commit) (*About, error) {
 }
 
 func texts(commit *ostree.Commit, key string) ([]string, error) {
-	list := []string{}
 	value, found, err := commit.Metadata.Lookup(key)
 	if err != nil || !found {
-		return list, err
+		return []string{}, err
 	}
-	for child, err := range value.Children() {
-		if err != nil {
-			return nil, err
-		}
-		text, err := child.Text()
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, text)
-	}
-	return list, nil
+	return value.Texts()
 }
 
 // Draft drafts, in the repo, the commit that has of the target what is wanted, and is as booted otherwise. The same booted commit, target and

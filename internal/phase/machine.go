@@ -113,9 +113,14 @@ func (m *Machine) IsClean() (bool, error) {
 	return err == nil && !slices.ContainsFunc(kept, func(entry os.DirEntry) bool { return entry.Name() != overlaysName }), err
 }
 
+// repo opens the repo, to read. A process that writes to it has one of its storage.
+func (m *Machine) repo() (*ostree.Repo, error) {
+	return ostree.OpenRepo(filepath.Join(m.physicalRoot(), "ostree/repo"))
+}
+
 // Resolve finds the commit that a checksum, an abbreviated one, or a ref names.
 func (m *Machine) Resolve(rev string) (ostree.Checksum, error) {
-	repo, err := ostree.OpenRepo(filepath.Join(physicalRoot, "ostree/repo"))
+	repo, err := m.repo()
 	if err != nil {
 		return ostree.Checksum{}, err
 	}
@@ -125,7 +130,7 @@ func (m *Machine) Resolve(rev string) (ostree.Checksum, error) {
 
 // hasCommit tells whether a commit is in the repo.
 func (m *Machine) hasCommit(commit ostree.Checksum) (bool, error) {
-	repo, err := ostree.OpenRepo(filepath.Join(physicalRoot, "ostree/repo"))
+	repo, err := m.repo()
 	if err != nil {
 		return false, err
 	}

@@ -43,7 +43,7 @@ func (v *OverlayView) open() error {
 	if err != nil {
 		return err
 	}
-	repo, err := ostree.OpenRepo(filepath.Join(v.machine.physicalRoot(), "ostree/repo"))
+	repo, err := v.machine.repo()
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -25,7 +24,7 @@ func main() {
 	pflag.Parse()
 	if err := run(ctx, *idle); err != nil {
 		// systemd reads the priority off the line (sd-daemon(3)); 3 is an error.
-		fmt.Fprintf(os.Stderr, "<3>%s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+		fmt.Fprintf(os.Stderr, "<3>%s\n", phase.OneLine(err.Error()))
 		os.Exit(1)
 	}
 }

@@ -62,7 +62,7 @@ func main() {
 	}
 	if err := run(ctx, v, request); err != nil {
 		// systemd reads the priority off the line (sd-daemon(3)); 3 is an error.
-		fmt.Fprintf(os.Stderr, "<3>%s: %s\n", v.name, strings.ReplaceAll(err.Error(), "\n", "; "))
+		fmt.Fprintf(os.Stderr, "<3>%s: %s\n", v.name, phase.OneLine(err.Error()))
 		os.Exit(1)
 	}
 }

@@ -67,11 +67,11 @@ func named(target ostree.Checksum, part *partial.About) string {
 // status says what the unit is doing, for `systemctl status` and for liveapplyctl.
 func status(format string, args ...any) {
 	// Not under systemd there is nobody to tell.
-	_, _ = daemon.SdNotify(false, "STATUS="+oneLine(fmt.Sprintf(format, args...)))
+	_, _ = daemon.SdNotify(false, "STATUS="+OneLine(fmt.Sprintf(format, args...)))
 }
 
-// oneLine is for sd_notify(3): what comes behind the end of a line is another message.
-func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
+// OneLine is for sd_notify(3) and standard error (sd-daemon(3)): what comes behind the end of a line is another message.
+func OneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
 // countEvery is how often a status that counts is written again.
 const countEvery = 200 * time.Millisecond

@@ -15,10 +15,10 @@ import (
 // osName is the stateroot of every machine.
 const osName = "debian"
 
-// How long the machine may take to come up or to go down. Both take about a second.
+// How long the machine may take to come up or to go down. Both take about a second, and long on a slow disk that others write to.
 const (
-	bootLimit     = 90 * time.Second
-	shutdownLimit = 90 * time.Second
+	bootLimit     = 5 * time.Minute
+	shutdownLimit = 5 * time.Minute
 )
 
 // rebootStatus is how systemd-nspawn --keep-unit exits when the machine asks for a reboot.

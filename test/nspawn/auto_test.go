@@ -193,12 +193,11 @@ func TestWhatLiveapplyStagesIsNotAppliedByItself(t *testing.T) {
 func TestWhatIsStagedWhileAnotherIsAppliedComesNext(t *testing.T) {
 	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "[Auto]\nApply=replace\n")
-	v2 := derived(t, m, v1, slowly)
+	v2 := replaces(t, m, v1, "two")
 	v3 := adds(t, m, v1, "three")
+	hold(m, "prepare")
 	m.Stage(v2)
-	waitFor(t, "the first to be at it", func() bool {
-		return strings.HasPrefix(statusText(m, "liveapply-prepare@"+v2+".service"), "trying")
-	})
+	awaitHeld(m, "prepare", v2)
 	m.Stage(v3)
 	m.Write("/run/go", "")
 	awaitLive(t, m, v3)

@@ -212,9 +212,10 @@ func TestCommitsThatAreStartedAtOnceTakeTurns(t *testing.T) {
 	})
 }
 
-// slowly makes a program of the tree wait for the file /run/go, so that prepare, which tries it, takes until then.
+// slowly makes a program of the tree wait for the file /run/tried, so that prepare, which tries it, takes until then. It waits for half a minute, no
+// longer: what takes its time is for hold.
 func slowly(tree *nspawn.Tree) {
-	tree.Write("usr/bin/true", "#!/bin/sh\nwhile ! [ -e /run/go ]; do sleep 0.05; done\n", 0o755)
+	tree.Write("usr/bin/true", "#!/bin/sh\nwhile ! [ -e /run/tried ]; do sleep 0.05; done\n", 0o755)
 }
 
 func statusText(m *nspawn.Machine, unit string) string {
@@ -231,6 +232,7 @@ func TestStatusTellsWhatAPhaseDoesAndOthersWait(t *testing.T) {
 	second := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/second", "", 0o644) })
 	prepareFirst, prepareSecond := "liveapply-prepare@"+first+".service", "liveapply-prepare@"+second+".service"
 
+	hold(m, "prepare")
 	m.Run("systemctl", "start", "--no-block", applyUnit(first))
 	waitFor(t, "the status of the first", func() bool { return statusText(m, prepareFirst) == "trying to run a program of the target" })
 	requireSays(t, "systemctl status", m.Try("systemctl", "status", prepareFirst).Stdout, []string{"trying to run a program of the target"})
@@ -241,6 +243,8 @@ func TestStatusTellsWhatAPhaseDoesAndOthersWait(t *testing.T) {
 	said := []string{"prepare", first, "trying to run a program of the target"}
 	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), said)
 	requireSays(t, "liveapplyctl status as nobody", unprivileged(m, "status").Stdout, said)
+	m.Write("/run/tried", "")
+	awaitHeld(m, "prepare", first)
 
 	waiting := m.Start("script", inTerminal("xterm", "liveapplyctl apply "+second)...)
 	waitFor(t, "the status of the second", func() bool {
@@ -290,7 +294,7 @@ func TestWhatWaitsIsAppliedAfterTheOneBeforeHasFailed(t *testing.T) {
 			waitFor(t, "the second to wait", func() bool {
 				return strings.HasPrefix(statusText(m, "liveapply-prepare@"+second+".service"), "waiting")
 			})
-			m.Write("/run/go", "")
+			m.Write("/run/tried", "")
 			if output, err := waiting.Wait(); err != nil {
 				t.Errorf("the second: %v\n%s", err, output)
 			}

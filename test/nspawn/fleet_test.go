@@ -130,13 +130,6 @@ func awaitSays(t *testing.T, m *nspawn.Machine, unit, want string) {
 	})
 }
 
-func awaitPrepare(t *testing.T, m *nspawn.Machine, commit string) {
-	t.Helper()
-	waitFor(t, "the application to be at it", func() bool {
-		return strings.HasPrefix(statusText(m, "liveapply-prepare@"+commit+".service"), "trying")
-	})
-}
-
 // during returns when the last transaction of a machine began and ended.
 func during(t *testing.T, m *nspawn.Machine) (begin, end time.Time) {
 	t.Helper()
@@ -160,12 +153,13 @@ func TestMachinesOfAFleetApplyOneAfterTheOther(t *testing.T) {
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		f, v1 := newFleet(t, suite, 2)
 		first, second := f.machines[0], f.machines[1]
-		v2 := derived(t, first, v1, slowly)
+		v2 := adds(t, first, v1, "two")
 		second.Pull(v2)
+		hold(first, "prepare")
 		f.start()
 
 		first.Stage(v2)
-		awaitPrepare(t, first, v2)
+		awaitHeld(first, "prepare", v2)
 		equal(t, "holder", f.holder(), fleetID(first))
 		requireSays(t, "liveapplyctl status", first.Run("liveapplyctl", "status"), []string{"holds a slot of "})
 		second.Stage(v2)
@@ -175,7 +169,6 @@ func TestMachinesOfAFleetApplyOneAfterTheOther(t *testing.T) {
 		f.kill()
 		awaitSays(t, second, fleetLock, waitsForSlot+"does not answer: ")
 		first.Write("/run/go", "")
-		second.Write("/run/go", "")
 		awaitLive(t, first, v2)
 		awaitSays(t, first, fleetRelease, "keeping a slot of http://"+fleetAddress+"/base (group workers): the server does not answer: ")
 		equal(t, "holder", f.holder(), fleetID(first))
@@ -203,8 +196,9 @@ func TestAnswersOfTheLockServerAreLost(t *testing.T) {
 	t.Parallel()
 	f, v1 := newFleet(t, nspawn.Trixie, 2)
 	first, second := f.machines[0], f.machines[1]
-	v2 := derived(t, first, v1, slowly)
+	v2 := adds(t, first, v1, "two")
 	second.Pull(v2)
+	hold(first, "prepare")
 	f.start("die-after-write")
 	first.Stage(v2)
 	f.awaitDeath()
@@ -212,9 +206,8 @@ func TestAnswersOfTheLockServerAreLost(t *testing.T) {
 	awaitSays(t, first, fleetLock, waitsForSlot+"does not answer: EOF")
 	second.Stage(v2)
 	f.start("die-after-write")
-	awaitPrepare(t, first, v2)
+	awaitHeld(first, "prepare", v2)
 	awaitSays(t, second, fleetLock, waitsForSlot+"answers 409 Conflict")
-	second.Write("/run/go", "")
 	first.Write("/run/go", "")
 	awaitLive(t, first, v2)
 	f.awaitDeath()
@@ -293,10 +286,11 @@ func TestPowerCutWhileASlotIsHeld(t *testing.T) {
 	t.Parallel()
 	f, v1 := newFleet(t, nspawn.Trixie, 1)
 	m := f.machines[0]
-	v2 := derived(t, m, v1, slowly)
+	v2 := adds(t, m, v1, "two")
+	hold(m, "prepare")
 	f.start()
 	m.Stage(v2)
-	awaitPrepare(t, m, v2)
+	awaitHeld(m, "prepare", v2)
 	equal(t, "holder", f.holder(), fleetID(m))
 	m.PowerCut()
 	f.kill()
@@ -316,10 +310,11 @@ func TestSlotIsHeldUntilTheTransactionHasEnded(t *testing.T) {
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
 		f, v1 := newFleet(t, suite, 1)
 		m := f.machines[0]
-		v2 := derived(t, m, v1, slowly)
+		v2 := adds(t, m, v1, "two")
+		hold(m, "prepare")
 		f.start()
 		m.Stage(v2)
-		awaitPrepare(t, m, v2)
+		awaitHeld(m, "prepare", v2)
 		m.Run("systemctl", "kill", "--signal=SIGKILL", "liveapply-staged.service")
 		waitFor(t, "the slot to be about to be given back", func() bool {
 			return m.Try("systemctl", "is-active", fleetRelease).Stdout == "active" && m.Try("systemctl", "is-active", fleetLock).Stdout == "inactive"
@@ -341,9 +336,10 @@ func TestUnhealthyMachineKeepsTheSlot(t *testing.T) {
 		equal(t, unit, m.Try("systemctl", "is-failed", unit).Stdout, "failed")
 	}
 	fail("broken-before.service")
-	v2 := derived(t, m, v1, slowly)
+	v2 := adds(t, m, v1, "two")
+	hold(m, "prepare")
 	m.Stage(v2)
-	awaitPrepare(t, m, v2)
+	awaitHeld(m, "prepare", v2)
 	fail("broken-by-it.service")
 	m.Write("/run/go", "")
 	awaitLive(t, m, v2)

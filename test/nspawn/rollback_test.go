@@ -36,9 +36,19 @@ func awaitProperty(m *nspawn.Machine, unit, property, value string) {
 // holdAfter starts to apply a commit, and returns when a phase has done its work and the next one has not begun.
 func holdAfter(t *testing.T, m *nspawn.Machine, phase, commit string) {
 	t.Helper()
+	hold(m, phase)
+	m.Run("systemctl", "start", "--no-block", applyUnit(commit))
+	awaitHeld(m, phase, commit)
+}
+
+// hold has each transaction stay in a phase that has done its work, until there is the file /run/go.
+func hold(m *nspawn.Machine, phase string) {
 	m.Run("rm", "-f", "/run/go")
 	dropIn(m, "liveapply-"+phase+"@.service", "ExecStartPost=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.02; done'")
-	m.Run("systemctl", "start", "--no-block", applyUnit(commit))
+}
+
+// awaitHeld waits until a transaction stays in a phase.
+func awaitHeld(m *nspawn.Machine, phase, commit string) {
 	awaitProperty(m, phaseUnit(phase, commit), "SubState", "start-post")
 }
 

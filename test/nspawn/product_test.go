@@ -350,10 +350,11 @@ func waitUntilReady(t *testing.T, p *nspawn.Process) {
 	waitFor(t, "a process to say that it is ready", func() bool { return strings.Contains(p.Output(), "ready\n") })
 }
 
-// waitFor waits for something that happens soon, or fails.
+// waitFor waits for something that happens soon, or fails. It is patient: who waits for a slot of a fleet, for example, asks once a minute, and may do
+// so after another one has.
 func waitFor(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !happened(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); !happened(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -241,8 +241,7 @@ func TestProcessInTheBackground(t *testing.T) {
 	t.Parallel()
 	m, _ := machine(t, nspawn.Trixie, nspawn.Options{})
 	p := m.Start("sh", "-c", "trap 'echo stopped; exit' TERM; echo started; sleep infinity & wait")
-	for p.Output() == "" {
-	}
+	waitFor(t, "it to start", func() bool { return p.Output() != "" })
 	equal(t, "output", p.Stop(), "started\nstopped\n")
 	equal(t, "exit status", m.Try("sh", "-c", "echo out; echo err >&2; exit 3"), nspawn.Result{Stdout: "out", Stderr: "err", Code: 3})
 }

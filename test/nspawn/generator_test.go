@@ -141,6 +141,9 @@ func TestGeneratorWritesOnlyIntoItsDirectory(t *testing.T) {
 	m.Run("mkdir", "/run/normal", "/run/early", "/run/late")
 	trace := m.Run("sh", "-c", "strace -f -qq -e trace=%file,%network,write /usr/lib/systemd/system-generators/liveapply-generator /run/normal /run/early /run/late 2>&1")
 	for line := range strings.Lines(trace) {
+		if strings.Contains(line, "<... ") {
+			continue // the end of a call that another thread has interrupted: its arguments are where it begins
+		}
 		writes := strings.Contains(line, "O_WRONLY") || strings.Contains(line, "O_RDWR") || strings.Contains(line, "O_CREAT") ||
 			strings.Contains(line, "mkdir") || strings.Contains(line, "symlink") || strings.Contains(line, "rename") || strings.Contains(line, "unlink")
 		if writes && !strings.Contains(line, `"/run/normal`) || strings.Contains(line, "socket(") {

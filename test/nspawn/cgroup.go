@@ -26,6 +26,9 @@ func cgroup2Mount() (string, error) {
 	return mounts[0].Mountpoint, nil
 }
 
+// killLimit is how long killed processes may take to end.
+const killLimit = 3 * time.Minute
+
 // killCgroup kills every process in a control group and below, at once (cgroup.kill, Linux 5.14), and
 // removes the group.
 func killCgroup(group string) error {
@@ -36,8 +39,8 @@ func killCgroup(group string) error {
 	if err != nil {
 		return fmt.Errorf("kill the processes of %s: %w", group, err)
 	}
-	// A killed process leaves its group when it is reaped, which takes a moment.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	// A killed process leaves its group when it has ended. That takes a moment, but one that waits for the disk, as in sync(2), ends only after that.
+	for deadline := time.Now().Add(killLimit); ; time.Sleep(10 * time.Millisecond) {
 		if err = removeCgroup(group); err == nil || time.Now().After(deadline) {
 			return err
 		}

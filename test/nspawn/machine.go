@@ -15,10 +15,11 @@ import (
 // osName is the stateroot of every machine.
 const osName = "debian"
 
-// How long the machine may take to come up or to go down. Both take about a second, and long on a slow disk that others write to.
+// How long the machine may take to come up or to go down. Both take about a second; but systemd itself waits for a unit that does not stop for a minute
+// and a half, and whoever stages a deployment or goes down waits until the disk has all that every machine has written.
 const (
-	bootLimit     = 5 * time.Minute
-	shutdownLimit = 5 * time.Minute
+	bootLimit     = 3 * time.Minute
+	shutdownLimit = 3 * time.Minute
 )
 
 // rebootStatus is how systemd-nspawn --keep-unit exits when the machine asks for a reboot.

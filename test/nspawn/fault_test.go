@@ -50,7 +50,7 @@ func starting(unit string) func(*course) nspawn.Result {
 	return func(c *course) nspawn.Result {
 		result := c.m.Try("systemctl", "start", unit)
 		// Recover only starts the rollback.
-		c.m.Run("timeout", "60", "sh", "-c", `until [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.1; done`)
+		c.m.Run("sh", "-c", `until [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.1; done`)
 		return result
 	}
 }

@@ -155,7 +155,7 @@ func (m *Machine) ReplaceObject(name string, edit func([]byte) []byte) {
 func (m *Machine) Stage(commit string) {
 	m.t.Helper()
 	m.Run("ostree", "admin", "deploy", "--stage", "--os="+osName, "test/"+commit[:12])
-	m.Run("timeout", "60", "sh", "-c", "until systemctl is-active --quiet ostree-finalize-staged.service; do sleep 0.01; done")
+	m.Run("sh", "-c", "until systemctl is-active --quiet ostree-finalize-staged.service; do sleep 0.01; done")
 }
 
 // Boot starts the deployment that a boot loader would start, and waits until systemd has finished.

@@ -30,7 +30,7 @@ func removeDropIns(m *nspawn.Machine) {
 
 // awaitProperty waits until systemd shows a value of a unit.
 func awaitProperty(m *nspawn.Machine, unit, property, value string) {
-	m.Run("timeout", "60", "sh", "-c", fmt.Sprintf(`until [ "$(systemctl show --value --property=%s '%s')" = '%s' ]; do sleep 0.1; done`, property, unit, value))
+	m.Run("sh", "-c", fmt.Sprintf(`until [ "$(systemctl show --value --property=%s '%s')" = '%s' ]; do sleep 0.1; done`, property, unit, value))
 }
 
 // holdAfter starts to apply a commit, and returns when a phase has done its work and the next one has not begun.
@@ -209,7 +209,7 @@ func forgetOutcomes(m *nspawn.Machine) { m.Run("sh", "-c", "rm -f /run/liveapply
 
 // awaitEnd waits until no transaction is under way.
 func awaitEnd(m *nspawn.Machine) {
-	m.Run("timeout", "60", "sh", "-c", `until [ ! -e /run/liveapply/transaction.json ] && [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.1; done`)
+	m.Run("sh", "-c", `until [ ! -e /run/liveapply/transaction.json ] && [ -z "$(systemctl list-jobs --no-legend 'liveapply*')" ]; do sleep 0.1; done`)
 }
 
 func TestApplicationThatWaitsIsNotHarmedByTheOneBefore(t *testing.T) {

@@ -40,12 +40,12 @@ func byNobody(unit string, args ...string) []string {
 
 // busctlCall is the command line of a method call.
 func busctlCall(method string, args ...string) []string {
-	return append([]string{"busctl", "--json=short", "--allow-interactive-authorization=no", "call", busName, busPath, busInterface, method}, args...)
+	return append([]string{"busctl", "--json=short", "--timeout=120", "--allow-interactive-authorization=no", "call", busName, busPath, busInterface, method}, args...)
 }
 
 // gdbusCall is busctlCall for gdbus, which shows the names of errors and all of their messages.
 func gdbusCall(method string, args ...string) []string {
-	return append([]string{"gdbus", "call", "--system", "--dest=" + busName, "--object-path=" + busPath, "--method=" + busInterface + "." + method}, args...)
+	return append([]string{"gdbus", "call", "--system", "--timeout=120", "--dest=" + busName, "--object-path=" + busPath, "--method=" + busInterface + "." + method}, args...)
 }
 
 // call calls a method as root, which must succeed, and returns the job.

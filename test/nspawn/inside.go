@@ -64,7 +64,8 @@ func (m *Machine) command(ctx context.Context, name string, args ...string) *exe
 		m.t.Fatalf("%s is off: cannot run %s", m.name, name)
 	}
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--target=" + strconv.Itoa(m.pid), "--all", "--", name}, args...)...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "HOME=/root", "LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER="}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "HOME=/root", "LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER=",
+		"SYSTEMD_BUS_TIMEOUT=" + strconv.Itoa(int(commandLimit.Seconds()))} // of systemctl, busctl, …: 25 seconds by default
 	// nsenter runs the command as its child: a signal has to reach both.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -187,7 +187,7 @@ func requireHistory(t *testing.T, m *nspawn.Machine, do, pipe func(string, int) 
 func TestPhasesThatCountShowHowFarTheyAre(t *testing.T) {
 	t.Parallel()
 	l := newInjection(t)
-	const slowly = "-e trace=linkat,fsync -e inject=linkat,fsync:delay_enter=400ms"
+	const slowly = "-e trace=linkat,fsync -e inject=linkat,fsync:delay_enter=1s"
 	progress := func() float64 {
 		_, value, _ := strings.Cut(l.m.Run("busctl", "get-property", busName, busPath, busInterface, "Progress"), " ")
 		number, err := strconv.ParseFloat(value, 64)
@@ -202,6 +202,7 @@ func TestPhasesThatCountShowHowFarTheyAre(t *testing.T) {
 	}{"prepare": {"building the layer", 0}, "etc": {"merging changes into /etc", 2}} {
 		dropIn(l.m, "liveapply-"+phase+"@.service", "NotifyAccess=all") // strace is not what says how far it is
 		l.inject(phase, slowly)
+		progress() // starts the service, which is not to take its time from what is looked at
 		terminal := l.m.Start("script", inTerminal("xterm", "liveapplyctl apply "+l.v2)...)
 		counted := regexp.MustCompile(c.status + `: [1-9]\d* of \d+\n`)
 		waitFor(t, "liveapplyctl status to count", func() bool { return counted.MatchString(unprivileged(l.m, "status").Stdout + "\n") })

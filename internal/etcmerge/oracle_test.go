@@ -184,7 +184,7 @@ func checkOracle(t *rapid.T) {
 			conflicting = append(conflicting, i)
 		}
 		// Of several it would only be known that one is right.
-		if len(conflict.Conflicts) == 1 && !l.isInReplacement(conflict.Conflicts[0].Path) {
+		if len(conflict.Conflicts) == 1 && !l.isInReplacement(conflict.Conflicts[0].Path) && !isLinkForDirectory(conflict.Conflicts[0].Path, v1[:], v2[:]) {
 			if out, err := trySh(root, "ostree admin --sysroot=sys deploy --os=lab v2"); err == nil {
 				t.Fatalf("libostree can merge what is said to be a conflict, %v: %s", conflict, out)
 			}
@@ -226,6 +226,21 @@ func checkOracle(t *rapid.T) {
 	wantSame(t, "merged /etc", want, got)
 	l.reset()
 	wantSame(t, "/etc after reset", start, l.etc())
+}
+
+// isLinkForDirectory tells whether the target has a link in place of a directory. What was deleted in that, libostree deletes through the link,
+// which leads nowhere: see MakePlan.
+func isLinkForDirectory(path string, old, new []map[string]spec) bool {
+	names := strings.Split(path, "/")
+	var i int
+	if _, err := fmt.Sscanf(names[0], "p%d", &i); err != nil {
+		return false
+	}
+	was, now := spec{below: old[i]}, spec{below: new[i]}
+	for _, name := range names[1:] {
+		was, now = was.below[name], now.below[name]
+	}
+	return was.kind == "dir" && now.kind == "link"
 }
 
 // isInReplacement tells whether a path is in a directory that replaced a file locally: libostree does not see what is in it.

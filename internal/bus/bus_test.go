@@ -51,6 +51,7 @@ type fake struct {
 	history []state.Entry
 	unit    string         // that was started last
 	request config.Request // for it
+	watched chan struct{}  // closed when somebody watches
 	changed []func()
 	shares  map[string]float64 // of the phases
 }
@@ -59,6 +60,7 @@ func newFake() *fake {
 	return &fake{
 		running: func(string) {},
 		stamp:   *state.NewStamp(ostree.Deployment{Commit: booted}),
+		watched: make(chan struct{}),
 	}
 }
 
@@ -104,6 +106,7 @@ func (f *fake) Watch(ctx context.Context, changed func()) error {
 	f.mu.Lock()
 	f.changed = append(f.changed, changed)
 	f.mu.Unlock()
+	close(f.watched)
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -218,9 +221,12 @@ func startBus(t *testing.T) string {
 	return strings.TrimSpace(address)
 }
 
-// serve runs the service on a bus until the test ends; the function that it returns waits for the end.
-func serve(t *testing.T, address string, system System, idle time.Duration) (ended func() error) {
+// serve runs the service on a bus until the test ends, and returns when it had the name and watches the system; the function that it returns
+// waits for the end.
+func serve(t *testing.T, address string, system *fake, idle time.Duration) (ended func() error) {
 	t.Helper()
+	conn := connect(t, address)
+	owners := listenFor(t, conn, dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, Name))
 	ctx, stop := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() {
@@ -233,16 +239,17 @@ func serve(t *testing.T, address string, system System, idle time.Duration) (end
 			t.Errorf("the service ended with: %v", err)
 		}
 	})
-	conn := connect(t, address)
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		var owned bool
-		if err := conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, Name).Store(&owned); err != nil || time.Now().After(deadline) {
-			t.Fatalf("the service does not come up (%v)", err)
-		}
-		if owned {
-			return ended
+	limit := time.After(time.Minute)
+	for owned := false; !owned; { // it may end at once, so that looking for it now and then could miss it
+		select {
+		case s, ok := <-owners:
+			owned = ok && s.Name == "org.freedesktop.DBus.NameOwnerChanged" && s.Body[2] != ""
+		case <-limit:
+			t.Fatal("the service does not come up")
 		}
 	}
+	<-system.watched
+	return ended
 }
 
 func connect(t *testing.T, address string) *dbus.Conn {
@@ -258,7 +265,12 @@ func connect(t *testing.T, address string) *dbus.Conn {
 // listen returns what the service signals, and is subscribed when it returns.
 func listen(t *testing.T, conn *dbus.Conn) <-chan *dbus.Signal {
 	t.Helper()
-	if err := conn.AddMatchSignal(dbus.WithMatchObjectPath(Path)); err != nil {
+	return listenFor(t, conn, dbus.WithMatchObjectPath(Path))
+}
+
+func listenFor(t *testing.T, conn *dbus.Conn, what ...dbus.MatchOption) <-chan *dbus.Signal {
+	t.Helper()
+	if err := conn.AddMatchSignal(what...); err != nil {
 		t.Fatal(err)
 	}
 	signals := make(chan *dbus.Signal, 1000)
@@ -576,10 +588,20 @@ func TestServiceEndsWhenItHasNothingToDo(t *testing.T) {
 	address, system := startBus(t), newFake()
 	release := make(chan struct{})
 	system.whileRunning(func(string) { <-release })
-	ended := serve(t, address, system, 50*time.Millisecond)
 	conn := connect(t, address)
 	signals := listen(t, conn)
-	job := mustCall(t, conn, "Apply", second.String(), none)
+	begun := make(chan *dbus.Call, 1)
+	// The call is there before the service knows that it has the name, so that it cannot end before the job.
+	call := sync.OnceFunc(func() { callBehind(t, conn, begun) })
+	ended := serve(t, intercept(t, address, ignore, func(message []byte) {
+		if bytes.Contains(message, []byte("NameAcquired")) && bytes.Contains(message, []byte(Name)) {
+			call()
+		}
+	}), system, 50*time.Millisecond)
+	var job dbus.ObjectPath
+	if err := (<-begun).Store(&job); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(200 * time.Millisecond) // long enough to end, if it wanted to
 	if _, err := conn.Object(Name, Path).GetProperty(Interface + ".Live"); err != nil {
 		t.Errorf("the service has ended while a job runs: %v", err)
@@ -605,17 +627,12 @@ func TestCallWhileTheServiceEndsIsDone(t *testing.T) {
 	signals := listen(t, client)
 	late := make(chan *dbus.Call, 1)
 	// When the service gives the name up for the first time, somebody calls just before.
-	call := sync.OnceFunc(func() {
-		client.Object(Name, Path).Go(Interface+".Apply", 0, late, second.String(), none)
-		if err := client.BusObject().Call("org.freedesktop.DBus.GetId", 0).Err; err != nil { // the bus has handled what was sent before
-			t.Errorf("the bus does not answer: %v", err)
-		}
-	})
-	ended := serve(t, interceptWrites(t, address, func(message []byte) {
+	call := sync.OnceFunc(func() { callBehind(t, client, late) })
+	ended := serve(t, intercept(t, address, func(message []byte) {
 		if bytes.Contains(message, []byte("ReleaseName")) {
 			call()
 		}
-	}), system, 10*time.Millisecond)
+	}, ignore), system, 10*time.Millisecond)
 	all := until(t, signals, finished)
 	answer := <-late
 	if answer.Err != nil {
@@ -629,8 +646,19 @@ func TestCallWhileTheServiceEndsIsDone(t *testing.T) {
 	}
 }
 
-// interceptWrites returns the address of a bus that is the one at address, but has see look at all that is sent to it before it gets there.
-func interceptWrites(t *testing.T, address string, see func([]byte)) string {
+// callBehind asks for an application, and returns when the bus has handed that to the service.
+func callBehind(t *testing.T, client *dbus.Conn, answer chan *dbus.Call) {
+	client.Object(Name, Path).Go(Interface+".Apply", 0, answer, second.String(), none)
+	if err := client.BusObject().Call("org.freedesktop.DBus.GetId", 0).Err; err != nil { // the bus has handled what was sent before
+		t.Errorf("the bus does not answer: %v", err)
+	}
+}
+
+func ignore([]byte) {}
+
+// intercept returns the address of a bus that is the one at address, but has toBus and fromBus look at all that is sent to it and by it, before it
+// gets there.
+func intercept(t *testing.T, address string, toBus, fromBus func([]byte)) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "socket")
 	listener, err := net.Listen("unix", path)
@@ -665,8 +693,8 @@ func interceptWrites(t *testing.T, address string, see func([]byte)) string {
 				t.Errorf("connecting to the bus: %v", err)
 				return
 			}
-			go forward(service, bus, see)
-			go forward(bus, service, func([]byte) {})
+			go forward(service, bus, toBus)
+			go forward(bus, service, fromBus)
 		}
 	}()
 	return "unix:path=" + path
@@ -716,7 +744,6 @@ func TestNoCallIsLost(t *testing.T) {
 	failed := make(chan error, 1)
 	go func() { failed <- asking.Wait() }()
 	jobs, all := int64(0), int64(-1)
-	limit := time.After(time.Minute)
 	for jobs != all {
 		select {
 		case s := <-signals:
@@ -730,8 +757,8 @@ func TestNoCallIsLost(t *testing.T) {
 				t.Fatalf("a call was lost: %v", err)
 			}
 			all = calls.Load()
-		case <-limit:
-			t.Fatalf("after %d calls, %d jobs have ended, and the service %d times", calls.Load(), jobs, ends.Load())
+		case <-time.After(time.Minute):
+			t.Fatalf("nothing happens after %d calls, %d jobs have ended, and the service %d times", calls.Load(), jobs, ends.Load())
 		}
 	}
 }

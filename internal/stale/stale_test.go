@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -62,7 +64,16 @@ func (l lab) start(name string, args ...string) int {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	return cmd.Process.Pid
+	// Start waits until execve(2) has closed the descriptors, which is before the program is mapped.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", cmd.Process.Pid))
+		if err != nil || time.Now().After(deadline) {
+			l.t.Fatalf("%s does not run: %v\n%s", name, err, maps)
+		}
+		if strings.Contains(string(maps), name) {
+			return cmd.Process.Pid
+		}
+	}
 }
 
 // startScript starts a script that says something when it runs, and ends when its input does.

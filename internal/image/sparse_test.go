@@ -13,7 +13,14 @@ import (
 )
 
 func TestSparseCopyIsTheSameWithoutZeros(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "copy")
+	// What is a hole is a matter of the file system, too: some allocate ahead of what is written, and keep that. This one has a page or none.
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "huge=never"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	page := int64(os.Getpagesize())
+	path := filepath.Join(dir, "copy")
 	rapid.Check(t, func(t *rapid.T) {
 		var content []byte
 		for range rapid.IntRange(0, 6).Draw(t, "parts") {
@@ -32,13 +39,12 @@ func TestSparseCopyIsTheSameWithoutZeros(t *testing.T) {
 		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, content) {
 			t.Fatalf("the copy has other content: %v", err)
 		}
-		// The sectors that the file takes would count the file system's own blocks, too.
-		for at := int64(0); at < size; at += 4096 {
-			if len(bytes.Trim(content[at:min(at+4096, size)], "\x00")) > 0 {
+		for at := int64(0); at < size; at += page {
+			if len(bytes.Trim(content[at:min(at+page, size)], "\x00")) > 0 {
 				continue
 			}
-			if data, err := dst.Seek(at, unix.SEEK_DATA); err == nil && data < at+4096 {
-				t.Fatalf("the block of zeros at %d was written", at)
+			if data, err := dst.Seek(at, unix.SEEK_DATA); err == nil && data < at+page {
+				t.Fatalf("the page of zeros at %d was written", at)
 			} else if err != nil && !errors.Is(err, unix.ENXIO) {
 				t.Fatal(err)
 			}

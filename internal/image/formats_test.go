@@ -51,7 +51,7 @@ var formats = []format{
 	{name: "ext2", command: `mke2fs -q -t ext2 -d "$1" "$2" 16M`, noLinks: true},
 }
 
-var compressors = []string{"gzip -c", "xz -c", "xz -c --x86 --lzma2", "zstd -q -c", "zstd -q -c --long=27"}
+var compressors = []string{"gzip -c", "xz -c -T1", "xz -c -T2", "xz -c --x86 --lzma2", "zstd -q -c", "zstd -q -c --long=27"}
 
 // compressed are the archives among the formats, with each compressor.
 func compressed() (all []format) {

@@ -304,9 +304,15 @@ func TestNothingIsLeftMountedOrLooped(t *testing.T) {
 			t.Fatal("three entries were enough")
 		}
 		before := sum(readFile(t, image))
-		output, err := exec.Command("losetup", "--associated", image).CombinedOutput()
-		if err != nil || len(output) > 0 {
-			t.Errorf("%s: %v, there is still: %s", f.name, err, output)
+		// The device is gone when nobody has it open any more; udev opens each that appears, and looks at it.
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			output, err := exec.Command("losetup", "--associated", image).CombinedOutput()
+			if err == nil && len(output) == 0 {
+				break
+			}
+			if err != nil || time.Now().After(deadline) {
+				t.Fatalf("%s: %v, there is still: %s", f.name, err, output)
+			}
 		}
 		if after := sum(readFile(t, image)); after != before {
 			t.Errorf("%s: reading changed the image", f.name)

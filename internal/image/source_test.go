@@ -86,7 +86,7 @@ func TestDownloadedFileSystemIsMountedFromTheCopy(t *testing.T) {
 	if err := unix.Mount("tmpfs", run, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = unix.Unmount(run, 0) }()
+	defer func() { _ = unix.Unmount(run, unix.MNT_DETACH) }() // udev may have a loop device open yet, which keeps its image
 	for _, f := range formats {
 		content := readFile(t, f.make(t, dir))
 		if content == nil {

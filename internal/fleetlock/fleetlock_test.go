@@ -17,14 +17,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// client is a machine that asks a server of the test.
+// client is a machine that asks a server of the test. Neither a proxy nor a name server of this machine is asked: some have an answer for every
+// name.
 func client(t *testing.T, base string) *Client {
 	t.Helper()
 	u, err := ParseURL(base)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Client{URL: u, Group: "workers", ID: "c988d2509fdf4cdcbed39037c56406fb", HTTP: NewHTTP()}
+	c := &Client{URL: u, Group: "workers", ID: "c988d2509fdf4cdcbed39037c56406fb", HTTP: NewHTTP()}
+	transport := c.HTTP.Transport.(*http.Transport)
+	transport.Proxy = nil
+	noNames := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no name server") }
+	transport.DialContext = (&net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: noNames}}).DialContext
+	return c
 }
 
 // server answers with a handler, until the end of the test.

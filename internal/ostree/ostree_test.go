@@ -272,8 +272,9 @@ func TestResolvesRevisionsAsRevParseDoes(t *testing.T) {
 	rev := func(args ...string) string {
 		return strings.TrimSpace(ostreetest.Run(t, "ostree", append([]string{"--repo=" + path}, args...)...))
 	}
-	first := rev("commit", "-b", "debian/12", "-s", "1", "--tree=dir="+dir)
-	second := rev("commit", "-b", "debian/12", "-s", "2", "--tree=dir="+dir)
+	const time = "--timestamp=2001-02-03T04:05:06Z" // with that of now, one could begin with what is to be no commit
+	first := rev("commit", "-b", "debian/12", "-s", "1", time, "--tree=dir="+dir)
+	second := rev("commit", "-b", "debian/12", "-s", "2", time, "--tree=dir="+dir)
 	rev("refs", "--create=origin:remote/only", first)
 	rev("refs", "--create=other:debian/12", first)
 	rev("refs", "--create=dead", first) // a ref that could be the beginning of a checksum

@@ -58,6 +58,7 @@ func output(t *testing.T, name string, args ...string) string {
 	var stdout, stderr bytes.Buffer
 	command := exec.Command(name, args...)
 	command.Stdout, command.Stderr = &stdout, &stderr
+	command.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // bash complains of a locale that this machine does not have
 	if err := command.Run(); err != nil || stderr.Len() > 0 {
 		t.Fatalf("%s: %v: %s%s", strings.Join(command.Args, " "), err, stdout.String(), stderr.String())
 	}

@@ -54,9 +54,9 @@ func TestFilesOfThePackagesOfThisMachineAreThoseThatDpkgLists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ostreetest.Run(t, "cp", append(lists, admin+"status", admin+"diversions", "--parents", "--target-directory="+root)...)
+	ostreetest.Run(t, "cp", append(lists, admin+"status", admin+"diversions", admin+"info/format", "--parents", "--target-directory="+root)...)
 	db := l.read(l.commitDir(root))
-	args := []string{"--listfiles"}
+	args := []string{"--admindir=" + filepath.Join(root, admin), "--listfiles"} // something may be installed meanwhile
 	for _, p := range db.Packages {
 		args = append(args, p.Name+":"+p.Arch)
 	}

@@ -124,7 +124,7 @@ func withNewlines(versions map[string]string) map[string]string {
 func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
 	t.Parallel()
 	m, v1, _ := servicesMachine(t)
-	configure(m, "RestartServices=changed", "HealthTimeout=4s")
+	configure(m, "RestartServices=changed", "HealthTimeout=30s") // it ends with the first failure
 	m.Run("systemctl", "restart", "lab-plain")
 	before := factsOf(t, m)
 	for _, c := range []struct{ name, program, says string }{
@@ -166,7 +166,7 @@ func TestServiceThatFailsTakesTheCommitBack(t *testing.T) {
 func TestRollingRestartEndsWithTheFirstServiceThatFails(t *testing.T) {
 	t.Parallel()
 	m, v1, _ := servicesMachine(t)
-	configure(m, "RestartServices=rolling", "HealthTimeout=300ms")
+	configure(m, "RestartServices=rolling", "HealthTimeout=10s") // of those before the failure, each waits as long
 	bad := derived(t, m, v1, func(tree *nspawn.Tree) {
 		withServices("2")(tree)
 		tree.Write("usr/lib/systemd/system/lab-instance@.service", "[Service]\nExecStart=false\n", 0o644)

@@ -200,6 +200,7 @@ done >/run/inserted
 func TestServerThatCannotStartIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m, v1 := serversMachine(t)
+	configure(m, "RestartServices=changed", "HealthTimeout=30s") // it ends with the first failure
 	before := factsOf(t, m)
 	for name, broken := range map[string]func(*nspawn.Tree){ // of what the library is for, PostgreSQL may be the first that fails
 		"a broken configuration": func(tree *nspawn.Tree) {
@@ -224,7 +225,7 @@ func TestServerThatCannotStartIsRolledBack(t *testing.T) {
 		},
 		"a crash after two seconds": func(tree *nspawn.Tree) {
 			upgradedServers(tree)
-			tree.Write("usr/lib/systemd/system/nginx.service.d/lab.conf", "[Service]\nExecStartPost=systemd-run --on-active=2s systemctl kill --signal=SIGSEGV nginx\n", 0o644)
+			tree.Write("usr/lib/systemd/system/nginx.service.d/lab.conf", "[Service]\nExecStartPost=systemd-run --on-active=2s --timer-property=AccuracySec=100ms systemctl kill --signal=SIGSEGV nginx\n", 0o644)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

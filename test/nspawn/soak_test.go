@@ -23,6 +23,7 @@ type footprint struct {
 
 func footprintOf(t *testing.T, m *nspawn.Machine, booted string) footprint {
 	t.Helper()
+	awaitEnd(m) // nobody waits for liveapply-needs-restart.service, which is loaded as long as it runs
 	f := footprint{
 		state: stateOf(t, m),
 		units: strings.Count(m.Run("systemctl", "list-units", "--all", "--plain", "--no-legend"), "\n") + 1,

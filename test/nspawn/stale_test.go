@@ -304,6 +304,7 @@ func TestNeedsRestartReportsEveryProcessIfLibcChanged(t *testing.T) {
 	apply(t, m, v2)
 	requireOutdated(t, m, "after an application that changes no library")
 	demo(m, "second", "same")
+	awaitEnd(m) // also of what looks at what runs now
 	apply(t, m, v3)
 	waitFor(t, "the journal to tell of services", func() bool {
 		told := m.Journal("--unit=liveapply-needs-restart.service", "--output=cat")

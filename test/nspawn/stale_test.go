@@ -84,10 +84,11 @@ func changeFile(tree *nspawn.Tree, path string) {
 	tree.Write(path, tree.Read(path)+"changed", 0o755)
 }
 
+// Scripts are told from what their interpreter has read, and say when it has.
 const (
-	shellScript  = "#!/bin/sh\nwhile :; do sleep 1000; done\n# %s\n"
-	pythonScript = "#!/usr/bin/python3\nimport time\nwhile True:\n    time.sleep(1000)\n# %s\n"
-	perlScript   = "#!/usr/bin/perl\n$0 = 'a title';\nsleep 1000 while 1;\n# %s\n"
+	shellScript  = "#!/bin/sh\necho ready\nwhile :; do sleep 1000; done\n# %s\n"
+	pythonScript = "#!/usr/bin/python3\nimport time\nprint('ready', flush=True)\nwhile True:\n    time.sleep(1000)\n# %s\n"
+	perlScript   = "#!/usr/bin/perl\n$0 = 'a title';\n$| = 1;\nprint \"ready\\n\";\nsleep 1000 while 1;\n# %s\n"
 )
 
 // staleMachine runs a commit with programs for services, which differ from those of the image in their names.
@@ -113,13 +114,20 @@ func demo(m *nspawn.Machine, unit, program string, properties ...string) {
 	for _, property := range properties {
 		args = append(args, "--property="+property)
 	}
-	args = append(args, "/usr/libexec/demo/"+program)
+	program = "/usr/libexec/demo/" + program
 	if filepath.Ext(program) == "" {
-		args = append(args, "1000000")
+		m.Run("systemd-run", append(args, program, "1000000")...)
+		waitUntilSleeps(m, unit)
+		return
 	}
-	m.Run("systemd-run", args...)
-	// Scripts are told from what their interpreter has read.
-	waitUntilSleeps(m, unit)
+	says := "/run/said-by-" + unit
+	m.Run("systemd-run", append(args, "--property=StandardOutput=truncate:"+says, program)...)
+	waitUntilSays(m, says)
+}
+
+// waitUntilSays waits until a script has said in a file that its interpreter has read it.
+func waitUntilSays(m *nspawn.Machine, path string) {
+	m.Run("timeout", "60", "sh", "-c", `until grep -q ready "$0"; do sleep 0.05; done`, path)
 }
 
 // waitUntilSleeps waits until a service has started what it is.
@@ -237,17 +245,19 @@ func TestNeedsRestartTellsUnitsSessionsAndContainersApart(t *testing.T) {
 	m.Run("systemctl", "start", "user@"+uid+".service")
 	runUser := []string{"-u", "tester", "--", "env", "XDG_RUNTIME_DIR=/run/user/" + uid, "systemd-run", "--quiet", "--user"}
 	m.Run("runuser", append(runUser, "--unit=of-user", one, "1000000")...)
-	m.Run("runuser", append(runUser, "--unit=py-of-user", one+".py")...)
+	says := "/run/user/" + uid + "/said-by-py-of-user"
+	m.Run("runuser", append(runUser, "--unit=py-of-user", "--property=StandardOutput=truncate:"+says, one+".py")...)
+	waitUntilSays(m, says)
 	m.Start("runuser", "--login", "tester", "--command", one+" 1000000")
-	m.Start("runuser", "--login", "tester", "--command", "/usr/libexec/demo/one.py")
-	m.Start("runuser", "--login", "tester", "--command", "/usr/libexec/demo/one.sh")
+	waitUntilReady(t, m.Start("runuser", "--login", "tester", "--command", one+".py"))
+	waitUntilReady(t, m.Start("runuser", "--login", "tester", "--command", one+".sh"))
 	demo(m, "system", "one")
 	demo(m, "own-pids", "one", "PrivatePIDs=yes")
 	m.Run("mkdir", "--parents", "/run/root/usr", "/run/root/proc")
 	m.Run("sh", "-c", "ln -s usr/lib usr/lib64 usr/bin usr/sbin /run/root/")
 	demo(m, "other-root", "one", "RootDirectory=/run/root", "BindReadOnlyPaths=/usr", "MountAPIVFS=yes")
 	demo(m, "container", "one", "Slice=machine.slice", "PrivatePIDs=yes")
-	m.Run("timeout", "60", "sh", "-c", "until [ $(pgrep --count --uid tester one) -ge 5 ]; do sleep 0.1; done; sleep 0.5")
+	m.Run("timeout", "60", "sh", "-c", "until [ $(pgrep --count --uid tester ^one) -ge 5 ]; do sleep 0.1; done")
 	requireOutdated(t, m, "before anything is applied")
 
 	apply(t, m, derived(t, m, v1, func(tree *nspawn.Tree) {

@@ -351,7 +351,7 @@ func TestServiceWithMountsOfItsOwnBelowUsrKeepsAWholeTree(t *testing.T) {
 	}
 	v1, v2 := numbered("1"), numbered("2")
 	apply(t, m, v1)
-	m.Run("systemd-run", "--unit=sandboxed", "--property=ProtectKernelModules=yes", "sleep", "infinity")
+	m.Run("systemd-run", "--unit=sandboxed", "--service-type=exec", "--property=ProtectKernelModules=yes", "sleep", "infinity")
 	seen := func() nspawn.Snapshot {
 		pid := m.Run("systemctl", "show", "--property=MainPID", "--value", "sandboxed.service")
 		return m.Snapshot("/proc/" + pid + "/root/usr").Without("lib/modules")

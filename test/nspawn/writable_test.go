@@ -18,7 +18,7 @@ func TestWritableOverlayTakesWhateverIsWritten(t *testing.T) {
 		m, booted := productMachine(t, suite, nspawn.Options{})
 		makeTransient(m)
 		usr := m.Snapshot("/usr")
-		m.Run("systemd-run", "--unit=guarded", "--property=ProtectSystem=strict", "sleep", "infinity")
+		m.Run("systemd-run", "--unit=guarded", "--service-type=exec", "--property=ProtectSystem=strict", "sleep", "infinity")
 		in := func(unit string, command ...string) nspawn.Result {
 			t.Helper()
 			pid := m.Run("systemctl", "show", "--property=MainPID", "--value", unit+".service")

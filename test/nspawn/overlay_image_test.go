@@ -148,13 +148,16 @@ func requireImage(t *testing.T, m *nspawn.Machine, f imageFormat, before facts) 
 	}
 }
 
-// requireNoLoop makes sure that an image is behind no loop device any more.
+// requireNoLoop makes sure that an image is behind no loop device any more, as soon as the host's udev, which looks at each new one, has closed it.
 func requireNoLoop(t *testing.T, m *nspawn.Machine, path string) {
 	t.Helper()
-	output, err := exec.Command("losetup", "--associated", onDisk(m, path)).CombinedOutput()
-	if err != nil || len(output) > 0 {
-		t.Errorf("%s is still behind a loop device: %s (%v)", path, output, err)
-	}
+	waitFor(t, path+" to be behind no loop device", func() bool {
+		output, err := exec.Command("losetup", "--associated", onDisk(m, path)).CombinedOutput()
+		if err != nil {
+			t.Fatalf("losetup: %v\n%s", err, output)
+		}
+		return len(output) == 0
+	})
 }
 
 func sumOf(t *testing.T, m *nspawn.Machine, path string) string {

@@ -331,7 +331,8 @@ func TestStagedDeploymentOfSomebodyElseStaysTheirs(t *testing.T) {
 		ostreetest.Run(t, "ostree", "--repo="+m.Repo(), "prune", "--refs-only")
 		m.Run("liveapplyctl", "reset")
 		equal(t, "deployments", strings.Count(m.Run("ostree", "admin", "status"), "debian "), 1)
-		requireSays(t, "the journal", m.Journal("--unit=liveapply-reset.service"), []string{v4, "no longer in the repo", "pull it"})
+		// Of a process that ends at once, journald may not know the unit.
+		requireSays(t, "the journal", m.Journal("--output=cat"), []string{"commit " + v4 + ", which was staged before, is no longer in the repo: pull it"})
 	})
 }
 

@@ -426,3 +426,26 @@ func TestNeedsRestartFindsWhatNeedrestartFindsOnAUsrThatIsChangedInPlace(t *test
 	equal(t, "not found by needrestart", fmt.Sprint(without(ours, theirs)), "[one-sh.service]")
 	equal(t, "found by both", fmt.Sprint(without(ours, []string{"one-sh.service"})), "[nginx.service one.service strict-one.service]")
 }
+
+// It may still run when the next commit is applied.
+func TestEachApplicationIsToldOfInTheJournal(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		m, v1 := productMachine(t, suite, nspawn.Options{})
+		makeTransient(m)
+		v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2", 0o644) })
+		v3 := derived(t, m, v2, func(tree *nspawn.Tree) { changeFile(tree, "usr/bin/dbus-daemon") })
+		const unit = "liveapply-needs-restart.service"
+		told := func() string { return m.Journal("--unit="+unit, "--output=cat") }
+		awaitTold := func(what string) {
+			waitFor(t, "the journal to tell of "+what, func() bool { return strings.Contains(told(), what) })
+		}
+		dropIn(m, unit, "ExecStart=/bin/sleep infinity")
+		apply(t, m, v2)
+		awaitTold("Nothing runs on old files.")
+		apply(t, m, v3)
+		awaitTold("/usr/bin/dbus-daemon")
+		reset(t, m)
+		equal(t, "what tells is", m.Try("systemctl", "is-active", unit).Stdout, "inactive")
+	})
+}

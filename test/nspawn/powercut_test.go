@@ -209,7 +209,9 @@ func TestPowerCutDuringShutdownLeadsToTheOldOrTheNewDeployment(t *testing.T) {
 			want := etcOfDeployment(t, m, target)
 			o.before.state = stateOf(t, m) // without the deployment that this has replaced
 			apply(t, m, target)
-			m.Run("systemctl", "--no-block", verb)
+			if asked := m.Try("systemctl", "--no-block", verb); asked.Code > 0 { // what goes down may end it before it can report success
+				t.Fatalf("systemctl %s: %s", verb, asked.Stderr)
+			}
 			time.Sleep(instant)
 			m.PowerCut()
 			m.Boot()

@@ -118,6 +118,10 @@ func Run(ctx context.Context, machine *phase.Machine) error {
 	var failed error
 	holds := false
 	for {
+		// It is in the history when it has ended, and decides, too: a reset, for example.
+		if err := machine.AwaitUnderWay(ctx); err != nil {
+			return errors.Join(failed, err)
+		}
 		d, err := Decide(ctx, machine, time.Now())
 		if err != nil {
 			return errors.Join(failed, err)

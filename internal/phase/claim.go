@@ -87,6 +87,27 @@ func (m *Machine) finishInterrupted(ctx context.Context, t *state.Transaction, r
 	return err
 }
 
+// AwaitUnderWay returns when no transaction is under way. One that was interrupted is not, nor is one whose file is damaged: whoever asks
+// for the next one has that taken back.
+func (m *Machine) AwaitUnderWay(ctx context.Context) error {
+	t, err := m.transaction()
+	if errors.Is(err, state.ErrDamaged) {
+		return nil
+	}
+	if err != nil || t == nil {
+		return err
+	}
+	systemd, err := services.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	if abandoned, err := m.isAbandoned(ctx, systemd, t); err != nil || abandoned {
+		return err
+	}
+	return m.State.AwaitEnd(ctx)
+}
+
 // isAbandoned tells whether a transaction that is under way has no unit that works on it.
 func (m *Machine) isAbandoned(ctx context.Context, systemd *services.Systemd, t *state.Transaction) (bool, error) {
 	working, err := systemd.IsWorkingOn(ctx, t.Request)

@@ -204,6 +204,28 @@ func TestWhatIsStagedWhileAnotherIsAppliedComesNext(t *testing.T) {
 	equal(t, "history", results(t, m), byItself("applied", v2)+"\n"+byItself("applied", v3))
 }
 
+// While a person's reset is under way, the history still says that the commit was applied.
+func TestResetUnderWayIsNotUndone(t *testing.T) {
+	t.Parallel()
+	m, v1 := automaticMachine(t, nspawn.Trixie, "")
+	v2 := adds(t, m, v1, "two")
+	m.Stage(v2)
+	awaitLive(t, m, v2)
+	dropIn(m, "liveapply-reset.service", strings.Join([]string{"ExecStart=", "ExecStart=" + helper + " reset-etc", "ExecStart=" + helper + " reset-mount",
+		"ExecStart=/bin/sh -c 'touch /run/held; until [ -e /run/go ]; do sleep 0.02; done'", "ExecStart=" + helper + " reset-record"}, "\n"))
+	person := m.Start("liveapplyctl", "reset")
+	waitFor(t, "the reset to have switched /usr back", func() bool { return m.Try("test", "-e", "/run/held").Code == 0 })
+	m.Run("systemctl", "start", "--no-block", "liveapply-staged.service") // as the timer of a window does
+	time.Sleep(500 * time.Millisecond)
+	m.Write("/run/go", "")
+	if output, err := person.Wait(); err != nil {
+		t.Errorf("the reset: %v\n%s", err, output)
+	}
+	awaitStays(t, m, v2, "it was live before, and was left by a reset")
+	equal(t, "history", results(t, m), byItself("applied", v2)+fmt.Sprintf("\nreset %.8s by liveapplyctl, uid 0", v1))
+	requireUsrIs(t, m, v1)
+}
+
 // Whoever is first does not decide for the other: what is asked for with a commit that is being applied already is not lost, nor taken for what was
 // asked for there.
 func TestPersonAppliesWhatIsBeingAppliedByItself(t *testing.T) {

@@ -20,6 +20,7 @@ func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	var stderr strings.Builder
 	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // without a locale, ostree takes only ASCII
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {

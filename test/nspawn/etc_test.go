@@ -445,3 +445,25 @@ func lastTransaction(t *testing.T, m *nspawn.Machine) transaction {
 	}
 	return all[len(all)-1]
 }
+
+// systemctl isolate stops each unit that the target does not want, unless the unit says otherwise.
+func TestIsolatedTargetKeepsWhatIsLive(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		m, v1 := productMachine(t, suite, nspawn.Options{})
+		v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/etc/issue", "version 2\n", 0o644) })
+		issue := m.Read("/etc/issue")
+		apply(t, m, v2)
+		for _, target := range []string{"rescue.target", "multi-user.target"} {
+			m.Run("systemctl", "isolate", target)
+			requireUsrIs(t, m, v2)
+			equal(t, "/etc/issue in "+target, m.Read("/etc/issue"), "version 2\n")
+			for _, unit := range []string{"liveapply-etc-revert.service", "liveapply-recover.path", "liveapply.target"} {
+				equal(t, unit+" in "+target, m.Try("systemctl", "is-active", unit).Stdout, "active")
+			}
+		}
+		requireSays(t, "ostree admin status", m.Run("ostree", "admin", "status"), []string{v2, "(staged)"})
+		reset(t, m)
+		equal(t, "/etc/issue", m.Read("/etc/issue"), issue)
+	})
+}

@@ -102,7 +102,7 @@ func TestGenerate(t *testing.T) {
 			want: []map[string]string{staged, recovers}, err: "overlays.json"},
 		"updates images by path": {files: map[string]string{"proc/cmdline": "quiet liveapply.updates=/updates.img"}, want: []map[string]string{{
 			"default.target.wants/liveapply-updates.service": unitDir + "/liveapply-updates.service",
-			"liveapply-updates.service.d/10-liveapply.conf":  "[Unit]\nBefore=sysinit.target systemd-tmpfiles-setup.service\n",
+			"liveapply-updates.service.d/10-liveapply.conf":  "[Unit]\nBefore=sysinit.target systemd-sysext.service systemd-tmpfiles-setup.service\n",
 		}}},
 		"updates images by URL": {files: map[string]string{"proc/cmdline": "liveapply.updates=http://example.com/updates.img,sha256=00"}, want: []map[string]string{{
 			"default.target.wants/liveapply-updates-url.service": unitDir + "/liveapply-updates-url.service",

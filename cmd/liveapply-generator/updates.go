@@ -44,7 +44,7 @@ func updates(configuration config.Dirs, dir string, initrd bool) error {
 
 // beforeSysinit also comes before that what reads fragments which an image may bring.
 var beforeSysinit = []*unit.UnitOption{
-	unit.NewUnitOption("Unit", "Before", "sysinit.target systemd-tmpfiles-setup.service"),
+	unit.NewUnitOption("Unit", "Before", "sysinit.target systemd-sysext.service systemd-tmpfiles-setup.service"),
 }
 
 // updatesAsked tells whether the kernel command line names images by path, and by URL.

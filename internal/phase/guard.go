@@ -15,10 +15,23 @@ import (
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/underlay"
 )
+
+// refuseExtended makes sure that systemd-sysext has not put its overlay on /usr.
+func (m *Machine) refuseExtended() error {
+	usr, err := m.Usr.Inspect()
+	if err == nil && usr.Extended {
+		err = fmt.Errorf("%s: %w", m.Usr.Path, underlay.ErrExtended)
+	}
+	return err
+}
 
 // refuseUnlocked makes sure that nobody else has put something on /usr.
 func (p *preparation) refuseUnlocked() error {
+	if err := p.refuseExtended(); err != nil {
+		return err
+	}
 	usr, err := p.Usr.Inspect()
 	if err != nil {
 		return err

@@ -27,8 +27,11 @@ func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
 	return m.resetEtc(ctx, t)
 }
 
-// checkBooted tells what is in the way of the booted tree, where no overlay is on it.
+// checkBooted tells what is in the way of the booted tree. Mounts are, where no overlay is on it.
 func (m *Machine) checkBooted() error {
+	if err := m.refuseExtended(); err != nil {
+		return err
+	}
 	if overlays, err := m.enabled(); err != nil || len(overlays) > 0 {
 		return nil // see switchBack
 	}

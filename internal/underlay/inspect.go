@@ -30,7 +30,13 @@ type State struct {
 
 	// Unlocked: an overlay that is not ours covers the booted /usr, as `ostree admin unlock` makes it.
 	Unlocked bool
+
+	// Extended: systemd-sysext has merged extensions into what was visible, which cannot be switched now. Shown and Live are about that.
+	Extended bool
 }
+
+// ErrExtended tells what is in the way of a switch if State has Extended.
+var ErrExtended = errors.New("systemd-sysext has merged extensions into it: take them out for that time (systemd-sysext unmerge, later merge)")
 
 // Mount is a line of /proc/self/mountinfo.
 type Mount struct {
@@ -188,9 +194,28 @@ func isWritable(m *mountinfo.Info) bool {
 	return slices.ContainsFunc(strings.Split(m.VFSOptions, ","), func(option string) bool { return strings.HasPrefix(option, "upperdir=") })
 }
 
+// isExtension tells the overlay of extensions and what they were merged into, which src/sysext/sysext.c of systemd mounts on that.
+func isExtension(m *mountinfo.Info) bool { return m.FSType == "overlay" && m.Source == "sysext" }
+
 // isUnlock tells an overlay that covers /usr from a bind mount of a /usr that is itself in an overlay (composefs).
 func isUnlock(m *mountinfo.Info) bool {
-	return m.FSType == "overlay" && !isOurs(m) && m.Root == "/"
+	return m.FSType == "overlay" && !isOurs(m) && !isExtension(m) && m.Root == "/"
+}
+
+// refuseExtended returns an error if systemd-sysext's overlay covers /usr.
+func (t table) refuseExtended() error {
+	if slices.ContainsFunc(t.stack, isExtension) {
+		return fmt.Errorf("%s: %w", t.path, ErrExtended)
+	}
+	return nil
+}
+
+// refuseOthers returns an error if something else covers what a stack is to be shown in the place of.
+func (t table) refuseOthers() error {
+	if err := t.refuseExtended(); err != nil {
+		return err
+	}
+	return errors.Join(t.refuseUnlocked(), t.refuseCovered())
 }
 
 // refuseUnlocked returns an error if `ostree admin unlock` covers the booted /usr.
@@ -204,6 +229,9 @@ func (t table) refuseUnlocked() error {
 // refuseCovered returns an error if something else covers one of our overlays.
 func (t table) refuseCovered() error {
 	if slices.ContainsFunc(t.stack[:len(t.stack)-len(t.ours)], isOurs) {
+		if err := t.refuseExtended(); err != nil {
+			return err
+		}
 		return fmt.Errorf("something else (%s %q) was mounted on %s over the live tree: unmount it first", t.visible.FSType, t.visible.Source, t.path)
 	}
 	return nil
@@ -296,8 +324,16 @@ func (t table) state() State {
 	if len(t.stack) > 0 {
 		s.Source = t.visible.Source
 	}
-	if shown, ok := shownBy(t.visible); ok && len(t.stack) > 0 {
-		s.Shown, s.Unfinished = shown, isWritable(t.visible) && isReadOnly(t.visible)
+	merged := t.stack
+	for len(merged) > 0 && isExtension(merged[len(merged)-1]) {
+		merged, s.Extended = merged[:len(merged)-1], true
+	}
+	if len(merged) == 0 {
+		return s
+	}
+	top := merged[len(merged)-1]
+	if shown, ok := shownBy(top); ok {
+		s.Shown, s.Unfinished = shown, isWritable(top) && isReadOnly(top)
 		if shown.Live != Base {
 			s.Live = shown.Live
 		}

@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -319,6 +320,17 @@ func TestOverlaysOfOthersAreRefused(t *testing.T) {
 	}
 	if err := m.usr.Detach(); err == nil || !strings.Contains(err.Error(), "over the live tree") {
 		t.Errorf("the error is %v", err)
+	}
+	m.check(unix.Unmount(m.usr.Path, 0))
+	unlock("sysext")
+	if s := m.inspect(); !s.Extended || s.Unlocked || s.Live != "one" {
+		t.Errorf("with extensions over the live tree: %+v", s)
+	}
+	_, err := m.usr.Switch(stackOf("two", m.layer("two")))
+	for _, err := range []error{err, m.usr.Detach(), m.usr.CheckDetach()} {
+		if !errors.Is(err, ErrExtended) {
+			t.Errorf("the error is %v", err)
+		}
 	}
 	m.check(unix.Unmount(m.usr.Path, 0))
 	m.tmpfs("", "tmpfs")

@@ -3,7 +3,6 @@ package underlay
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,7 +64,7 @@ func (u Usr) mountCandidate(stack Stack) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(now.refuseUnlocked(), now.refuseCovered()); err != nil {
+	if err := now.refuseOthers(); err != nil {
 		return err
 	}
 	submounts := now.submounts(now.visible)

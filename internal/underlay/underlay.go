@@ -70,7 +70,7 @@ func (u Usr) switchTo(stack Stack) (Switched, error) {
 	if err != nil {
 		return Switched{}, err
 	}
-	if err := errors.Join(now.refuseUnlocked(), now.refuseCovered()); err != nil {
+	if err := now.refuseOthers(); err != nil {
 		return Switched{}, err
 	}
 	if err := u.ensurePrivate(); err != nil {

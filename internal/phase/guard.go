@@ -52,6 +52,22 @@ func (p *preparation) refuseUnlocked() error {
 	return nil
 }
 
+// refuseOtherEtc makes sure that /etc is that of the booted deployment, where files are put, and not something that is mounted over it.
+func (p *preparation) refuseOtherEtc() error {
+	var shown, own unix.Stat_t
+	if err := unix.Stat(filepath.Join(p.Root, "etc"), &shown); err != nil {
+		return fmt.Errorf("looking at /etc: %w", err)
+	}
+	if err := unix.Stat(p.etcDirs().Etc, &own); err != nil {
+		return fmt.Errorf("looking at /etc of the booted deployment: %w", err)
+	}
+	if shown.Dev != own.Dev || shown.Ino != own.Ino {
+		return errors.New("/etc is not that of the booted deployment, whose changes it may not show: take out what is mounted there (systemd-confext unmerge), " +
+			"or reboot into the commit if /etc is transient")
+	}
+	return nil
+}
+
 // refuseTarget looks at the commit itself.
 func (p *preparation) refuseTarget() error {
 	target := p.plan.Target

@@ -120,6 +120,9 @@ func (p *preparation) resolve(rev string) error {
 	if err := p.refuseUnlocked(); err != nil {
 		return err
 	}
+	if err := p.refuseOtherEtc(); err != nil {
+		return err
+	}
 	live, err := p.Live()
 	if err != nil {
 		return err

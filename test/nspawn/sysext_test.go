@@ -31,6 +31,13 @@ func TestExtensionsAreMergedIntoWhatIsLive(t *testing.T) {
 				m.Run("test", "-e", "/usr/share/"+name)
 			}
 		}
+		// As systemd-confext does, and ostree-prepare-root for a transient /etc.
+		m.Run("sh", "-c", "mkdir -p /run/confext/etc && mount -t overlay confext -o lowerdir=/run/confext/etc:/etc /etc")
+		result := m.Try("liveapplyctl", "apply", v2)
+		equal(t, "exit status", result.Code, 1)
+		requireSays(t, "apply", result.Stderr, []string{"/etc is not that of the booted deployment", "systemd-confext unmerge"})
+		m.Run("umount", "/etc")
+
 		refused := func(command ...string) {
 			t.Helper()
 			result := m.Try("liveapplyctl", command...)

@@ -162,7 +162,7 @@ func isCheck(path string) (bool, error) {
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
 		return false, nil
 	}
-	if strings.ContainsAny(path, `'"\\`) {
+	if strings.ContainsAny(path, `'"\`) {
 		return false, fmt.Errorf("the health check %q has a quote or a backslash in its name, and systemd starts no such program: rename it", path)
 	}
 	if uid, ok := ownerOf(info); !ok || uid != 0 || info.Mode().Perm()&0o022 != 0 {

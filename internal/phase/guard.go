@@ -18,21 +18,18 @@ import (
 	"github.com/liveapply/liveapply/internal/underlay"
 )
 
-// refuseExtended makes sure that systemd-sysext has not put its overlay on /usr.
-func (m *Machine) refuseExtended() error {
+// inspectToSwitch tells what is mounted on /usr, and fails if systemd-sysext has put its overlay there.
+func (m *Machine) inspectToSwitch() (underlay.State, error) {
 	usr, err := m.Usr.Inspect()
 	if err == nil && usr.Extended {
 		err = fmt.Errorf("%s: %w", m.Usr.Path, underlay.ErrExtended)
 	}
-	return err
+	return usr, err
 }
 
 // refuseUnlocked makes sure that nobody else has put something on /usr.
 func (p *preparation) refuseUnlocked() error {
-	if err := p.refuseExtended(); err != nil {
-		return err
-	}
-	usr, err := p.Usr.Inspect()
+	usr, err := p.inspectToSwitch()
 	if err != nil {
 		return err
 	}

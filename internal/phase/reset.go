@@ -29,7 +29,7 @@ func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
 
 // checkBooted tells what is in the way of the booted tree. Mounts are, where no overlay is on it.
 func (m *Machine) checkBooted() error {
-	if err := m.refuseExtended(); err != nil {
+	if _, err := m.inspectToSwitch(); err != nil {
 		return err
 	}
 	if overlays, err := m.enabled(); err != nil || len(overlays) > 0 {

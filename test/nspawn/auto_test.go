@@ -212,7 +212,7 @@ func TestResetUnderWayIsNotUndone(t *testing.T) {
 	m.Stage(v2)
 	awaitLive(t, m, v2)
 	dropIn(m, "liveapply-reset.service", strings.Join([]string{"ExecStart=", "ExecStart=" + helper + " reset-etc", "ExecStart=" + helper + " reset-mount",
-		"ExecStart=/bin/sh -c 'touch /run/held; until [ -e /run/go ]; do sleep 0.02; done'", "ExecStart=" + helper + " reset-record"}, "\n"))
+		"ExecStart=/bin/touch /run/held", "ExecStart=" + untilGo, "ExecStart=" + helper + " reset-record"}, "\n"))
 	person := m.Start("liveapplyctl", "reset")
 	waitFor(t, "the reset to have switched /usr back", func() bool { return m.Try("test", "-e", "/run/held").Code == 0 })
 	m.Run("systemctl", "start", "--no-block", "liveapply-staged.service") // as the timer of a window does
@@ -233,7 +233,7 @@ func TestPersonAppliesWhatIsBeingAppliedByItself(t *testing.T) {
 	m, v1 := automaticMachine(t, nspawn.Trixie, "")
 	v2 := replaces(t, m, v1, "two")
 	v3 := replaces(t, m, v2, "three")
-	dropIn(m, "liveapply-prepare@.service", "ExecStartPre=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.02; done'")
+	dropIn(m, "liveapply-prepare@.service", "ExecStartPre="+untilGo)
 	awaitBegin := func(commit string) { awaitProperty(m, phaseUnit("prepare", commit), "SubState", "start-pre") }
 	finish := func(person *nspawn.Process) {
 		m.Write("/run/go", "")

@@ -41,10 +41,13 @@ func holdAfter(t *testing.T, m *nspawn.Machine, phase, commit string) {
 	awaitHeld(m, phase, commit)
 }
 
+// untilGo is a command that ends when there is the file /run/go.
+const untilGo = "/bin/sh -c 'until [ -e /run/go ]; do sleep 0.02; done'"
+
 // hold has each transaction stay in a phase that has done its work, until there is the file /run/go.
 func hold(m *nspawn.Machine, phase string) {
 	m.Run("rm", "-f", "/run/go")
-	dropIn(m, "liveapply-"+phase+"@.service", "ExecStartPost=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.02; done'")
+	dropIn(m, "liveapply-"+phase+"@.service", "ExecStartPost="+untilGo)
 }
 
 // awaitHeld waits until a transaction stays in a phase.
@@ -245,7 +248,7 @@ func TestApplicationThatWaitsIsNotHarmedByTheOneBefore(t *testing.T) {
 		m := m.For(t)
 		apply(t, m, v2)
 		dropIn(m, "liveapply-reset.service", "ExecStart=\nExecStart="+helper+" reset-etc\n"+
-			"ExecStart=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.02; done'\n"+
+			"ExecStart="+untilGo+"\n"+
 			"ExecStart="+helper+" reset-mount\nExecStart="+helper+" reset-record")
 		m.Run("rm", "-f", "/run/go")
 		m.Run("systemctl", "start", "--no-block", "liveapply-reset.service")

@@ -35,12 +35,8 @@ var verbs = []verb{
 	{"services", true, func(m *phase.Machine) phase.Phase { return m.Services }},
 	{"record", true, func(m *phase.Machine) phase.Phase { return m.Record }},
 	{"finish", true, func(m *phase.Machine) phase.Phase { return m.Finish }},
-	{"rollback-etc", true, func(m *phase.Machine) phase.Phase { return m.RollbackEtc }},
-	{"rollback-mount", true, func(m *phase.Machine) phase.Phase { return m.RollbackMount }},
-	{"rollback-record", true, func(m *phase.Machine) phase.Phase { return m.RollbackRecord }},
-	{"reset-etc", false, func(m *phase.Machine) phase.Phase { return m.ResetEtc }},
-	{"reset-mount", false, func(m *phase.Machine) phase.Phase { return m.ResetMount }},
-	{"reset-record", false, func(m *phase.Machine) phase.Phase { return m.ResetRecord }},
+	{"rollback", true, func(m *phase.Machine) phase.Phase { return m.Rollback }},
+	{"reset", false, func(m *phase.Machine) phase.Phase { return m.Reset }},
 	{"etc-revert", false, func(m *phase.Machine) phase.Phase { return m.EtcRevert }},
 	{"overlay", true, func(m *phase.Machine) phase.Phase { return m.Overlay }},
 	{"updates", true, func(m *phase.Machine) phase.Phase { return m.Updates }},
@@ -51,11 +47,26 @@ var verbs = []verb{
 	}},
 }
 
+// before is what units of an earlier version call, which systemd may still have in memory when the helper is this one: where there were three steps, the
+// first does all, and the others nothing.
+var before = map[string]string{
+	"rollback-etc": "rollback", "rollback-mount": "", "rollback-record": "",
+	"reset-etc": "reset", "reset-mount": "", "reset-record": "",
+}
+
 func main() {
 	// A unit that is stopped gets SIGTERM; the phase then ends with an error, so that its OnFailure= takes it back.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	v, request, err := parse(os.Args[1:])
+	args := os.Args[1:]
+	if len(args) > 0 {
+		if name, old := before[args[0]]; old && name == "" {
+			return
+		} else if old {
+			args[0] = name
+		}
+	}
+	v, request, err := parse(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -102,7 +113,7 @@ func run(ctx context.Context, v verb, request string) error {
 	if err != nil && (onOverlays || !v.request) { // of a commit's application, liveapply@.service tells
 		phase.TellFailure(err)
 	}
-	if err == nil || !v.request || onOverlays || v.name == "finish" || strings.HasPrefix(v.name, "rollback-") {
+	if err == nil || !v.request || onOverlays || v.name == "finish" || v.name == "rollback" {
 		return err
 	}
 	return errors.Join(err, machine.Fail(request, v.name, err))

@@ -37,13 +37,11 @@ func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 }
 
 func (s *starter) reset(ctx context.Context, machine *phase.Machine) error {
-	if err := config.WriteRequest(machine.State.ResetRequestPath(), config.Request{RequestedBy: requester(), RequestedFrom: ownUnit(ctx)}); err != nil {
-		return err
-	}
 	return s.start(ctx, machine, job{
 		unit:   services.ResetUnit,
 		phases: resetPhases,
 		target: machine.Booted.Commit,
+		ask:    &config.Request{RequestedBy: requester(), RequestedFrom: ownUnit(ctx)},
 		done:   fmt.Sprintf("The booted tree is live again (commit %s).", named(machine.Booted.Commit)),
 	})
 }

@@ -44,7 +44,7 @@ type job struct {
 	unit   string
 	phases []string        // in their order; none if it is no transaction
 	target ostree.Checksum // of its transaction
-	ask    *config.Request // for prepare; nil if it does not run
+	ask    *config.Request // for what reads the configuration; nil if nothing does
 	done   string          // what to say then
 }
 
@@ -58,7 +58,10 @@ func (j job) request() string {
 
 // begin starts the unit of a job. One that applies a commit is not joined if it works for somebody else.
 func (s *starter) begin(ctx context.Context, systemd *services.Systemd, machine *phase.Machine, j job) (*services.Begun, error) {
-	if j.ask == nil {
+	switch {
+	case j.unit == services.ResetUnit:
+		return machine.AskReset(ctx, systemd, *j.ask)
+	case j.ask == nil:
 		return systemd.Begin(ctx, j.unit)
 	}
 	return machine.Ask(ctx, systemd, j.target, *j.ask, func() {

@@ -194,5 +194,5 @@ func apply(ctx context.Context, machine *phase.Machine, d Decision) error {
 		return failure
 	}
 	// Nothing has changed, and nobody waits for it: no unit has to stay failed until somebody looks.
-	return systemd.ResetFailed(ctx, d.Commit.String())
+	return systemd.ResetFailed(ctx, services.ApplyUnit(d.Commit.String()))
 }

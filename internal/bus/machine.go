@@ -70,13 +70,12 @@ func (m Machine) Start(ctx context.Context, unit string, target ostree.Checksum,
 		return err
 	}
 	defer systemd.Close()
+	var begun *services.Begun
 	if unit == services.ResetUnit {
-		if err := config.WriteRequest(m.State.ResetRequestPath(), request); err != nil {
-			return err
-		}
-		return systemd.Run(ctx, unit)
+		begun, err = m.AskReset(ctx, systemd, request)
+	} else {
+		begun, err = m.Ask(ctx, systemd, target, request, func() {})
 	}
-	begun, err := m.Ask(ctx, systemd, target, request, func() {})
 	if err != nil {
 		return err
 	}

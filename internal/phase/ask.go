@@ -2,6 +2,7 @@ package phase
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
@@ -9,21 +10,62 @@ import (
 	"github.com/liveapply/liveapply/internal/services"
 )
 
-// TryAsk leaves a request to apply a commit, and starts the unit that does. It returns nil if units work on that commit for somebody else already: to start
-// them would be to join them, whatever was asked for there, and they may take this request for theirs, or drop it.
-func (m *Machine) TryAsk(ctx context.Context, systemd *services.Systemd, target ostree.Checksum, request config.Request) (begun *services.Begun, err error) {
-	err = m.State.Locked(func() error {
-		working, err := systemd.IsWorkingOn(ctx, target.String())
-		if err != nil || working {
-			return err
+var errWorking = errors.New("the unit works for somebody else")
+
+// TryAsk starts the unit that applies a commit, with a request for that start alone. It returns nil if units work on that commit for somebody else already: to
+// start them would be to join them, whatever was asked for there.
+func (m *Machine) TryAsk(ctx context.Context, systemd *services.Systemd, target ostree.Checksum, request config.Request) (*services.Begun, error) {
+	unit := services.ApplyUnit(target.String())
+	begun, err := m.ask(ctx, systemd, unit, request, func() error {
+		working, err := systemd.IsWorkingOn(ctx, unit)
+		if err == nil && working {
+			err = errWorking
 		}
-		if err := config.WriteRequest(m.State.RequestPath(target), request); err != nil {
-			return err
-		}
-		begun, err = systemd.Begin(ctx, services.ApplyUnit(target.String()))
 		return err
 	})
+	if errors.Is(err, errWorking) {
+		return nil, nil
+	}
 	return begun, err
+}
+
+// AskReset starts the unit that goes back to the booted tree. Who asks while it runs joins it.
+func (m *Machine) AskReset(ctx context.Context, systemd *services.Systemd, request config.Request) (*services.Begun, error) {
+	return m.ask(ctx, systemd, services.ResetUnit, request, func() error { return nil })
+}
+
+func (m *Machine) ask(ctx context.Context, systemd *services.Systemd, unit string, request config.Request, may func() error) (begun *services.Begun, err error) {
+	write := func(path string) error { return config.WriteRequest(path, request) }
+	jobs := func() ([]uint32, error) { return systemd.Jobs(ctx) }
+	err = m.State.Ask(ctx, unit, write, jobs, func() (uint32, error) {
+		if err := may(); err != nil {
+			return 0, err
+		}
+		if begun, err = systemd.Begin(ctx, unit); err != nil {
+			return 0, err
+		}
+		return begun.Job, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return begun, nil
+}
+
+// takeRequest reads the configuration with what the start of a unit was asked for.
+func (m *Machine) takeRequest(ctx context.Context, unit string) (c *config.Config, err error) {
+	job := func() (number uint32, err error) {
+		err = services.With(ctx, func(systemd *services.Systemd) (err error) {
+			number, err = systemd.Job(ctx, unit)
+			return err
+		})
+		return number, err
+	}
+	err = m.State.TakeRequest(ctx, unit, job, func(path string) (err error) {
+		c, err = m.Config.Load(path)
+		return err
+	})
+	return c, err
 }
 
 // Ask is TryAsk when it is its turn. It calls waiting once if it has to wait for that.

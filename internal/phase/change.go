@@ -18,12 +18,12 @@ import (
 // the system what the stores say then: that is the state before, or the one after.
 func (m *Machine) Overlay(ctx context.Context, id string) error {
 	request := state.OverlayRequest(id)
-	t, err := m.claim(ctx, request)
+	t, err := m.claim(ctx, services.OverlayUnit(id), request)
 	if err != nil {
-		return err
+		return errors.Join(err, m.State.RemoveOverlayRequest(id))
 	}
 	err = m.changeOverlays(ctx, t, id)
-	return errors.Join(err, m.State.RemoveOverlayRequest(id), m.release())
+	return errors.Join(err, m.State.RemoveOverlayRequest(id), m.release(context.WithoutCancel(ctx), t))
 }
 
 func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id string) error {
@@ -36,7 +36,7 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 		return err
 	}
 	t.Begin("overlay")
-	if err := m.State.WriteTransaction(t); err != nil {
+	if err := m.lock.Write(t); err != nil {
 		return err
 	}
 	configuration, err := m.Config.Load("")
@@ -277,26 +277,18 @@ func (m *Machine) tryDraft(ctx context.Context, stores []overlay.Store, draft *c
 // FollowOverlays makes the system what the stores of overlays say: at boot, and when a change of overlays was killed. It ends the transaction
 // of that.
 func (m *Machine) FollowOverlays(ctx context.Context, _ string) error {
-	t, err := m.transaction()
-	if err != nil || t == nil || !isOfOverlays(t) {
-		if t, err = m.claim(ctx, state.OverlayRequest("")); err != nil {
-			return err
-		}
+	t, err := m.claim(ctx, services.OverlaysUnit, state.OverlayRequest(""))
+	if err != nil {
+		return err
 	}
-	if t.From, err = m.Live(); err != nil {
-		return errors.Join(err, m.release())
+	if t.From, err = m.Live(); err == nil {
+		t.Begin("overlay")
+		err = m.lock.Write(t)
 	}
-	t.Begin("overlay")
-	err = m.State.WriteTransaction(t)
 	if err == nil {
 		err = m.followAtBoot(ctx, t)
 	}
-	return errors.Join(err, m.release())
-}
-
-func isOfOverlays(t *state.Transaction) bool {
-	_, is := state.IsOverlayRequest(t.Request)
-	return is
+	return errors.Join(err, m.release(context.WithoutCancel(ctx), t))
 }
 
 // followAtBoot leaves persistent overlays out that cannot be shown: the machine works without them.

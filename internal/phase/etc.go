@@ -16,7 +16,7 @@ import (
 
 // Etc brings /etc to the target's defaults.
 func (m *Machine) Etc(ctx context.Context, request string) error {
-	t, plan, err := m.resume("etc", request)
+	t, plan, err := m.resume(ctx, "etc", request)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,13 @@ func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
 		return err
 	}
 	defer storage.Close()
+	// Also what ends a transaction stops the unit that runs this, and has the lock.
+	if !storage.hasChangesOfEtc() {
+		return nil
+	}
+	if err := m.acquire(ctx); err != nil {
+		return err
+	}
 	// Nor does an overlay's file belong into the next deployment: it is put there when that is booted.
 	overlays, err := etcmerge.Put(ctx, storage.overlayEtcDirs(), nil)
 	if errors.Is(err, etcmerge.ErrDamaged) {

@@ -16,6 +16,7 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/underlay"
@@ -33,6 +34,7 @@ type Machine struct {
 	Booted  ostree.Deployment
 	Usr     underlay.Usr
 	Trees   stale.Trees
+	lock    *state.Lock // of a process that changes the machine, once it has it
 }
 
 // Open looks at the running system. It fails if that was not booted from OSTree.
@@ -241,12 +243,15 @@ func (s *storage) tree(commit ostree.Checksum, path string) (ostree.Tree, error)
 }
 
 // resume takes a transaction over from the phase before, and says so in the stamp and in the unit's status.
-func (m *Machine) resume(phase, request string) (*state.Transaction, *state.Plan, error) {
+func (m *Machine) resume(ctx context.Context, phase, request string) (*state.Transaction, *state.Plan, error) {
+	if err := m.acquire(ctx); err != nil {
+		return nil, nil, err
+	}
 	t, err := m.transaction()
 	if err != nil {
 		return nil, nil, err
 	}
-	if t == nil || t.Request != request {
+	if t == nil || services.UnitOf(t) != services.ApplyUnit(request) {
 		return nil, nil, fmt.Errorf("no transaction for %s is under way: start liveapply@%s.service, which runs all phases", request, request)
 	}
 	plan, err := m.State.Plan(t)
@@ -259,7 +264,7 @@ func (m *Machine) resume(phase, request string) (*state.Transaction, *state.Plan
 // begin notes in the transaction and in the stamp that a phase starts.
 func (m *Machine) begin(t *state.Transaction, phase string) error {
 	t.Begin(phase)
-	if err := m.State.WriteTransaction(t); err != nil {
+	if err := m.lock.Write(t); err != nil {
 		return err
 	}
 	return m.updateStamp(func(stamp *state.Stamp) {
@@ -270,7 +275,7 @@ func (m *Machine) begin(t *state.Transaction, phase string) error {
 // end notes that the phase has done its work.
 func (m *Machine) end(t *state.Transaction) error {
 	t.End()
-	return m.State.WriteTransaction(t)
+	return m.lock.Write(t)
 }
 
 // Phase is a step of a transaction, as a command of liveapply-helper; request is what the unit's instance names.

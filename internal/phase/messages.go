@@ -70,6 +70,33 @@ func status(format string, args ...any) {
 	_, _ = daemon.SdNotify(false, "STATUS="+OneLine(fmt.Sprintf(format, args...)))
 }
 
+// extendBy is how much time to work a unit has when it has waited: as TimeoutStartSec= of those that wait. Where a unit has less, waiting does not use that up.
+const extendBy = 15 * time.Minute
+
+// waiting has the time that is waited not count as time to work (EXTEND_TIMEOUT_USEC= of sd_notify(3)), until the function that it returns is called.
+func waiting() (end func()) {
+	extend := func() {
+		_, _ = daemon.SdNotify(false, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extendBy.Microseconds()))
+	}
+	stop := make(chan struct{})
+	go func() {
+		ticker := time.NewTicker(extendEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				extend()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() { close(stop) }
+}
+
+// extendEvery is less than any time limit of a unit that waits.
+const extendEvery = 20 * time.Second
+
 // OneLine is for sd_notify(3) and standard error (sd-daemon(3)): what comes behind the end of a line is another message.
 func OneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 

@@ -14,7 +14,7 @@ import (
 
 // Mount switches /usr to the target. It runs in the host's mount namespace.
 func (m *Machine) Mount(ctx context.Context, request string) error {
-	t, plan, err := m.resume("mount", request)
+	t, plan, err := m.resume(ctx, "mount", request)
 	if err != nil {
 		return err
 	}
@@ -23,7 +23,7 @@ func (m *Machine) Mount(ctx context.Context, request string) error {
 	}
 	status("switching /usr")
 	t.Switched = true
-	if err := m.State.WriteTransaction(t); err != nil {
+	if err := m.lock.Write(t); err != nil {
 		return err
 	}
 	overlays, err := m.enabled()

@@ -40,7 +40,7 @@ func (p *preparation) keepPart() error {
 	if !p.Repo.IsDraft(p.plan.Live) {
 		return nil
 	}
-	if err := p.State.WriteTransaction(p.transaction); err != nil {
+	if err := p.lock.Write(p.transaction); err != nil {
 		return err
 	}
 	if err := p.Repo.WriteDrafts(); err != nil {

@@ -26,8 +26,13 @@ import (
 // Prepare finds out whether a commit can be applied and makes all that the later phases need: the layer, and the plan.
 // What it refuses has changed nothing.
 func (m *Machine) Prepare(ctx context.Context, request string) error {
-	t, err := m.claim(ctx, request)
+	unit := services.ApplyUnit(request)
+	t, err := m.claim(ctx, unit, request)
 	if err != nil {
+		return err
+	}
+	// How an earlier transaction of the same request ended, which nobody asked for: its unit was stopped.
+	if _, err := m.State.TakeOutcome(request); err != nil {
 		return err
 	}
 	storage, err := m.openStorage()
@@ -35,12 +40,25 @@ func (m *Machine) Prepare(ctx context.Context, request string) error {
 		return err
 	}
 	defer storage.Close()
-	if err := storage.openRepo(); err != nil {
+	if err := storage.prepare(ctx, t); err != nil {
+		// Nothing has been switched: there is nothing to take back that this process cannot.
+		return errors.Join(err, storage.rolledBack(context.WithoutCancel(ctx), t, refusal(err)))
+	}
+	return nil
+}
+
+// refusal is how a request ends that prepare refuses.
+func refusal(why error) state.Outcome {
+	return state.Outcome{Result: state.Refused, Reason: why.Error(), Phase: "prepare"}
+}
+
+func (s *storage) prepare(ctx context.Context, t *state.Transaction) error {
+	m := s.machine
+	if err := s.openRepo(); err != nil {
 		return err
 	}
-
-	p := &preparation{Machine: m, storage: storage, transaction: t}
-	if err := p.identify(); err != nil {
+	p := &preparation{Machine: m, storage: s, transaction: t}
+	if err := p.identify(ctx); err != nil {
 		return err
 	}
 	if err := m.begin(t, "prepare"); err != nil {
@@ -56,10 +74,10 @@ func (m *Machine) Prepare(ctx context.Context, request string) error {
 	if err := m.State.WritePlan(&p.plan); err != nil {
 		return err
 	}
-	if err := m.State.RemoveRequest(t.Target); err != nil {
+	if err := m.end(t); err != nil {
 		return err
 	}
-	return m.end(t)
+	return ctx.Err() // stopped: the phases that come next will not run
 }
 
 // preparation is what prepare finds out and makes.
@@ -77,20 +95,20 @@ type preparation struct {
 }
 
 // identify fills in what the transaction is about: from where to where, for whom, under which rules.
-func (p *preparation) identify() error {
+func (p *preparation) identify(ctx context.Context) error {
 	t := p.transaction
+	var err error
+	if p.config, err = p.takeRequest(ctx, services.UnitOf(t)); err != nil {
+		return err
+	}
+	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
 	if err := p.resolve(t.Request); err != nil {
 		return err
 	}
 	t.From, t.Target = p.plan.From, p.plan.Target
-	var err error
-	if p.config, err = p.Config.Load(p.State.RequestPath(t.Target)); err != nil {
-		return err
-	}
 	for _, warning := range p.config.Warnings {
 		warn("%s", warning)
 	}
-	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
 	p.plan.Transaction, p.plan.Transient = t.ID, p.config.Transient
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 
 // Record commits the transaction: from here on the target is what is live, and a failure no longer takes it back.
 func (m *Machine) Record(ctx context.Context, request string) error {
-	t, plan, err := m.resume("record", request)
+	t, plan, err := m.resume(ctx, "record", request)
 	if err != nil {
 		return err
 	}
@@ -28,24 +28,15 @@ func (m *Machine) Record(ctx context.Context, request string) error {
 	}
 	t.End()
 	t.Committed = true
-	if err := m.State.WriteTransaction(t); err != nil {
+	if err := m.lock.Write(t); err != nil {
 		return err
 	}
-	if err := storage.complete(t); err != nil {
-		return err
-	}
-	if t.From == t.Live {
-		return nil
-	}
-	if err := services.RestartLive(ctx); err != nil {
-		warn("%v", err) // the commit is live all the same; at shutdown nothing can be started any more
-	}
-	return nil
+	return storage.complete(ctx, t)
 }
 
 // complete brings a committed transaction to its end. It can be run again, and is, by rollback, if record was killed here. The plan
 // may be gone by then.
-func (s *storage) complete(t *state.Transaction) error {
+func (s *storage) complete(ctx context.Context, t *state.Transaction) error {
 	if err := etcmerge.Commit(s.etcDirs()); err != nil {
 		return err
 	}
@@ -58,11 +49,11 @@ func (s *storage) complete(t *state.Transaction) error {
 			return err
 		}
 	}
-	return s.machine.conclude(t, state.Outcome{Result: state.Applied})
+	return s.machine.conclude(ctx, t, state.Outcome{Result: state.Applied})
 }
 
 // conclude tells how a transaction ended, and lets the next one begin.
-func (m *Machine) conclude(t *state.Transaction, outcome state.Outcome) error {
+func (m *Machine) conclude(ctx context.Context, t *state.Transaction, outcome state.Outcome) error {
 	stamp, err := m.stamp()
 	if err != nil {
 		return err
@@ -78,16 +69,10 @@ func (m *Machine) conclude(t *state.Transaction, outcome state.Outcome) error {
 	if err := m.State.SetOutcome(t.Request, outcome); err != nil {
 		return err
 	}
-	return m.release()
-}
-
-// release removes what the phases of a transaction hand over to each other, and lets the next one begin.
-func (m *Machine) release() error {
-	if err := m.State.RemovePlan(); err != nil {
-		return err
+	if outcome.Result == state.Applied && t.From != t.Live {
+		if err := services.RestartLive(ctx); err != nil {
+			warn("%v", err) // the commit is live all the same; at shutdown nothing can be started any more
+		}
 	}
-	if err := m.removeScratch(); err != nil {
-		return err
-	}
-	return m.State.EndTransaction()
+	return m.release(ctx, t)
 }

@@ -20,9 +20,12 @@ import (
 // taken back; after a power cut it is taken back here, before services read it. Later it makes a lost stamp again, and takes back
 // what an interrupted transaction left.
 func (m *Machine) Recover(ctx context.Context, _ string) error {
+	if err := m.acquire(ctx); err != nil {
+		return err
+	}
 	t, err := m.transaction()
 	if t != nil || errors.Is(err, state.ErrDamaged) {
-		return m.queueRollback(ctx, t)
+		return m.queueRollback(ctx)
 	}
 	if err != nil {
 		return err
@@ -42,28 +45,14 @@ func (m *Machine) Recover(ctx context.Context, _ string) error {
 	return storage.recoverBooted(ctx)
 }
 
-// queueRollback starts what takes a transaction back that nothing works on any more; if it is not known, because its file is damaged, that
-// is a reset. It does not wait: a reset comes after recover.
-func (m *Machine) queueRollback(ctx context.Context, t *state.Transaction) error {
-	systemd, err := services.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer systemd.Close()
-	unit := services.ResetUnit
-	var abandoned bool
-	if t == nil {
-		working, workingErr := systemd.IsChanging(ctx, "")
-		abandoned, err = !working, workingErr
-	} else {
-		unit = services.RollbackUnit(t.Request)
-		abandoned, err = m.isAbandoned(ctx, systemd, t)
-	}
-	if err != nil || !abandoned {
+// queueRollback starts what takes a transaction back that nobody works on any more. It does not wait: a reset comes after recover, and needs the lock.
+func (m *Machine) queueRollback(ctx context.Context) error {
+	unit, err := m.place().Interrupted(ctx)
+	if err != nil || unit == "" {
 		return err
 	}
 	warn("a transaction was interrupted: starting %s", unit)
-	return systemd.Queue(ctx, unit)
+	return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Queue(ctx, unit) })
 }
 
 // recoverLive makes what there is besides a live tree fit it.

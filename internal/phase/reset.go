@@ -4,27 +4,35 @@ import (
 	"context"
 	"errors"
 
+	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// A reset goes back to the booted tree, in the reverse order of the phases: ResetEtc, ResetMount, ResetRecord. It is a
-// transaction like any other, and waits for the one under way.
-
-// ResetEtc takes back what all transactions have done to /etc.
-func (m *Machine) ResetEtc(ctx context.Context, _ string) error {
-	// Before anything is taken back: what is in /etc belongs to what /usr shows.
-	if err := m.checkBooted(); err != nil {
-		return errors.Join(err, m.State.RemoveResetRequest())
-	}
-	t, err := m.claim(ctx, state.ResetRequest)
+// Reset goes back to the booted tree, in the reverse order of the phases. It is a transaction like any other, and waits for the one under way. Once
+// begun, it does not stop before its end; killed, it can be run again.
+func (m *Machine) Reset(ctx context.Context, _ string) error {
+	t, err := m.claim(ctx, services.ResetUnit, state.ResetRequest)
 	if err != nil {
 		return err
 	}
-	m.noteRequester(t)
-	return m.resetEtc(ctx, t)
+	ctx = context.WithoutCancel(ctx)
+	c, err := m.takeRequest(ctx, services.ResetUnit)
+	if err != nil {
+		warn("it is not known who asked for the reset: %v", err) // it does not depend on that
+	} else {
+		t.RequestedBy = c.RequestedBy
+	}
+	// Before anything is taken back: what is in /etc belongs to what /usr shows.
+	if err := m.checkBooted(); err != nil {
+		if len(t.Phases) == 0 {
+			err = errors.Join(err, m.release(ctx, t))
+		}
+		return err
+	}
+	return m.reset(ctx, t, c, "")
 }
 
 // checkBooted tells what is in the way of the booted tree. Mounts are, where no overlay is on it.
@@ -38,19 +46,15 @@ func (m *Machine) checkBooted() error {
 	return m.Usr.CheckDetach()
 }
 
-// noteRequester says in the transaction of a reset who asked for it. A reset does not depend on that.
-func (m *Machine) noteRequester(t *state.Transaction) {
-	request, err := m.Config.Load(m.State.ResetRequestPath())
+// reset takes back what all transactions have done, and drops all that belonged to the live tree. c says what is done to services; nil if that is
+// not known.
+func (m *Machine) reset(ctx context.Context, t *state.Transaction, c *config.Config, reason string) error {
+	live, err := m.Live()
 	if err != nil {
-		warn("it is not known who asked for the reset: %v", err)
-		return
-	}
-	t.RequestedBy = request.RequestedBy
-}
-
-func (m *Machine) resetEtc(ctx context.Context, t *state.Transaction) (err error) {
-	if t.From, err = m.Live(); err != nil {
 		return err
+	}
+	if live != m.Booted.Commit || t.From.IsZero() { // else, it goes on with what it has begun
+		t.From = live
 	}
 	t.Target, t.Live = m.Booted.Commit, m.Booted.Commit
 	if err := m.begin(t, "etc"); err != nil {
@@ -59,13 +63,7 @@ func (m *Machine) resetEtc(ctx context.Context, t *state.Transaction) (err error
 	if _, err := m.takeBackEtc(ctx, t); err != nil {
 		return err
 	}
-	return m.end(t)
-}
-
-// ResetMount detaches everything of ours from /usr. It runs in the host's mount namespace.
-func (m *Machine) ResetMount(context.Context, string) error {
-	t, err := m.State.Transaction()
-	if err != nil || t == nil || t.Request != state.ResetRequest {
+	if err := m.end(t); err != nil {
 		return err
 	}
 	if err := m.begin(t, "mount"); err != nil {
@@ -75,20 +73,16 @@ func (m *Machine) ResetMount(context.Context, string) error {
 	if err := t.Step(state.SwitchStep, func() error { return m.switchBack(m.Booted.Commit, nil) }); err != nil {
 		return err
 	}
-	return m.end(t)
-}
-
-// ResetRecord drops all that belonged to the live tree.
-func (m *Machine) ResetRecord(ctx context.Context, _ string) error { return m.resetRecord(ctx, "") }
-
-func (m *Machine) resetRecord(ctx context.Context, reason string) error {
-	t, err := m.State.Transaction()
-	if err != nil || t == nil || t.Request != state.ResetRequest {
+	if err := m.end(t); err != nil {
 		return err
 	}
 	if err := m.begin(t, "record"); err != nil {
 		return err
 	}
+	return m.endReset(ctx, t, c, reason)
+}
+
+func (m *Machine) endReset(ctx context.Context, t *state.Transaction, c *config.Config, reason string) error {
 	storage, err := m.openStorage()
 	if err != nil {
 		return err
@@ -98,7 +92,7 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 	if err := storage.reloadAfterReset(ctx, t); err != nil {
 		return err
 	}
-	m.settleServices(ctx, t)
+	m.settleServices(ctx, t, c)
 	if err := storage.stopLive(ctx); err != nil {
 		return err
 	}
@@ -116,19 +110,22 @@ func (m *Machine) resetRecord(ctx context.Context, reason string) error {
 	if err := m.State.RemoveStamp(m.Booted); err != nil {
 		return err
 	}
-	if err := m.State.RemoveResetRequest(); err != nil {
-		return err
-	}
-	return m.release()
+	return m.release(ctx, t)
 }
 
 // stopLive stops what is active while a tree is live. Overlays may still have files in /etc.
 func (s *storage) stopLive(ctx context.Context) error {
-	overlays, err := etcmerge.Pending(s.overlayEtcDirs())
-	if err != nil {
-		warn("%v", err)
+	return services.StopLive(ctx, s.hasChangesOfEtc())
+}
+
+// hasChangesOfEtc tells whether there is anything in /etc to be taken back, or that may be.
+func (s *storage) hasChangesOfEtc() bool {
+	for _, dirs := range []etcmerge.Dirs{s.etcDirs(), s.overlayEtcDirs()} {
+		if pending, err := etcmerge.Pending(dirs); pending || err != nil {
+			return true
+		}
 	}
-	return services.StopLive(ctx, overlays || err != nil)
+	return s.isJournalAbandoned()
 }
 
 // unstage drops the staged deployment that is liveapply's own.

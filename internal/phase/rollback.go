@@ -7,88 +7,91 @@ import (
 	"os"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
-	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// A rollback takes a transaction back that did not end, in the reverse order of the phases: RollbackEtc, RollbackMount,
-// RollbackRecord. A transaction that record has committed is brought to its end instead.
-
+// Rollback takes a transaction back that did not end, in the reverse order of the phases. One that record has committed is brought to its end
+// instead. Once begun, it does not stop before its end; killed, it can be run again.
 //
-// If it is not known what to take back, because the file of the transaction or the journal of /etc is damaged, it goes back to the booted tree:
-// RollbackEtc then makes a reset of it, and the two others go on with that.
-
-// unfinished returns the transaction of a request if it has to be rolled back; nil if not.
-func (m *Machine) unfinished(request string) (*state.Transaction, error) {
-	t, err := m.transaction()
-	if err != nil || t == nil || t.Request != request || t.Committed {
-		return nil, err
+// If it is not known what to take back, because the file of the transaction or the journal of /etc is damaged, it becomes a reset.
+func (m *Machine) Rollback(ctx context.Context, request string) error {
+	unit := services.ApplyUnit(request)
+	if t, err := m.transaction(); err == nil && t != nil && services.UnitOf(t) != unit {
+		return nil // it failed before it was its turn, or has ended: another one is under way, for which nobody has to wait
 	}
-	return t, nil
-}
-
-// RollbackEtc takes back what the transaction has done to /etc.
-func (m *Machine) RollbackEtc(ctx context.Context, request string) error {
-	t, err := m.unfinished(request)
-	if errors.Is(err, state.ErrDamaged) {
-		return m.resetInstead(ctx, request, nil, err)
-	}
-	if err != nil || t == nil || !t.Switched { // before the switch, nothing in /etc is changed
+	if err := m.acquire(ctx); err != nil {
 		return err
 	}
-	err = m.rollbackEtc(ctx, t)
-	if errors.Is(err, etcmerge.ErrDamaged) {
-		return m.resetInstead(ctx, request, t, err)
+	ctx = context.WithoutCancel(ctx)
+	t, err := m.transaction()
+	if err != nil && !errors.Is(err, state.ErrDamaged) {
+		return err
 	}
-	return err
-}
-
-func (m *Machine) rollbackEtc(ctx context.Context, t *state.Transaction) error {
+	outcome, failure := m.failure(request, t)
+	if failure != nil {
+		return failure
+	}
+	if err != nil {
+		warn("%v; going back to the booted tree instead", err)
+		if t, err = m.lock.Begin(unit, state.ResetRequest); err != nil {
+			return err
+		}
+	}
+	switch {
+	case t == nil: // it has ended, or was killed before it had begun
+		return m.lock.Clear()
+	case services.UnitOf(t) != unit:
+		return nil
+	case t.Request == state.ResetRequest:
+		return m.resetInstead(ctx, t, request, *outcome)
+	}
 	storage, err := m.openStorage()
 	if err != nil {
 		return err
 	}
 	defer storage.Close()
-	return storage.withoutOverlays(ctx, func(bool) error {
+	if t.Committed {
+		return storage.complete(ctx, t)
+	}
+	err = storage.takeBack(ctx, t)
+	if errors.Is(err, etcmerge.ErrDamaged) {
+		warn("%v; going back to the booted tree instead", err)
+		t.Request = state.ResetRequest
+		return m.resetInstead(ctx, t, request, *outcome)
+	}
+	if err != nil {
+		return err
+	}
+	return storage.rolledBack(ctx, t, *outcome)
+}
+
+// resetInstead makes a reset of the rollback of a request.
+func (m *Machine) resetInstead(ctx context.Context, t *state.Transaction, request string, outcome state.Outcome) error {
+	t.RequestedBy = services.RollbackUnit(request)
+	c, err := m.Config.Load("")
+	if err != nil {
+		warn("%v", err)
+	}
+	return errors.Join(m.State.SetOutcome(request, outcome), m.reset(ctx, t, c, outcome.Reason))
+}
+
+// takeBack makes /etc and then /usr what they were when the transaction began.
+func (s *storage) takeBack(ctx context.Context, t *state.Transaction) error {
+	m := s.machine
+	if !t.Switched { // before the switch, nothing in /etc is changed
+		return nil
+	}
+	err := s.withoutOverlays(ctx, func(bool) error {
 		status("taking back the changes of /etc")
-		result, err := etcmerge.Rollback(ctx, storage.etcDirs())
+		result, err := etcmerge.Rollback(ctx, s.etcDirs())
 		if err != nil {
 			return err
 		}
 		logKept(t, "/etc", result.Kept)
 		return nil
 	})
-}
-
-// resetInstead makes a reset of a rollback. t is the transaction, nil if that is not known.
-func (m *Machine) resetInstead(ctx context.Context, request string, t *state.Transaction, why error) error {
-	warn("%v; going back to the booted tree instead", why)
-	if t == nil {
-		var err error
-		if t, err = m.State.Claim(ctx, state.ResetRequest, func(*state.Transaction) {}); err != nil {
-			return err
-		}
-	}
-	t.Request, t.RequestedBy = state.ResetRequest, services.RollbackUnit(request)
-	return m.resetEtc(ctx, t)
-}
-
-// isResetInstead tells whether the rollback of a request has become a reset.
-func (m *Machine) isResetInstead(request string) (bool, error) {
-	t, err := m.transaction()
-	return err == nil && t != nil && t.Request == state.ResetRequest && t.RequestedBy == services.RollbackUnit(request), err
-}
-
-// RollbackMount switches /usr back to what was live before. It runs in the host's mount namespace.
-func (m *Machine) RollbackMount(ctx context.Context, request string) error {
-	if reset, err := m.isResetInstead(request); err != nil {
-		return err
-	} else if reset {
-		return m.ResetMount(ctx, request)
-	}
-	t, err := m.unfinished(request)
-	if err != nil || t == nil || !t.Switched {
+	if err != nil {
 		return err
 	}
 	status("switching /usr back")
@@ -105,43 +108,7 @@ func (m *Machine) RollbackMount(ctx context.Context, request string) error {
 	})
 }
 
-// RollbackRecord drops what prepare has made, and tells why.
-func (m *Machine) RollbackRecord(ctx context.Context, request string) error {
-	outcome, err := m.failure(request)
-	if err != nil {
-		return err
-	}
-	if reset, err := m.isResetInstead(request); err != nil {
-		return err
-	} else if reset {
-		return errors.Join(m.State.SetOutcome(request, *outcome), m.resetRecord(ctx, outcome.Reason))
-	}
-	t, err := m.transaction()
-	if err != nil {
-		return err
-	}
-	if t == nil || t.Request != request {
-		// It failed before it was its turn, or another one is under way.
-		err := errors.Join(m.State.SetOutcome(request, *outcome), m.State.ClearClaim(), m.dropRequest(request))
-		if outcome.Result == state.Applied { // record failed when all was done
-			err = errors.Join(err, services.RestartLive(ctx))
-		}
-		return err
-	}
-	storage, err := m.openStorage()
-	if err != nil {
-		return err
-	}
-	defer storage.Close()
-	if t.Committed {
-		if err := storage.complete(t); err != nil {
-			return err
-		}
-		return services.RestartLive(ctx) // as record's success would have
-	}
-	return storage.rolledBack(ctx, t, *outcome)
-}
-
+// rolledBack drops what prepare has made, and tells why.
 func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome state.Outcome) error {
 	m := s.machine
 	if t.Switched {
@@ -175,24 +142,12 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 	if err := s.tidy(); err != nil {
 		return err
 	}
-	if err := m.dropRequest(requested(t)); err != nil {
-		return err
-	}
 	announce(t, messageFailed, fmt.Sprintf("Commit %s was not applied (%s): %s", requested(t), outcome.Result, outcome.Reason),
 		map[string]string{"LIVEAPPLY_RESULT": string(outcome.Result)})
 	if err := m.State.AppendHistory(state.NewEntry(t, outcome.Result, outcome.Reason)); err != nil {
 		return err
 	}
-	return m.conclude(t, outcome)
-}
-
-// dropRequest removes what was asked for with an application that failed, so that it does not count for the next one.
-func (m *Machine) dropRequest(name string) error {
-	commit, err := ostree.ParseChecksum(name)
-	if err != nil {
-		return nil // a ref: requests are for commits
-	}
-	return m.State.RemoveRequest(commit)
+	return m.conclude(ctx, t, outcome)
 }
 
 // reloadAfterSwitchBack reloads what the services phase has, or would have.
@@ -203,18 +158,14 @@ func (s *storage) reloadAfterSwitchBack(ctx context.Context, t *state.Transactio
 	return services.Reload(ctx, s.machine.reloadOf(t.Live), t.Step)
 }
 
-// failure says how a request failed. A phase that was killed could not say why.
-func (m *Machine) failure(request string) (*state.Outcome, error) {
+// failure says how a request failed whose transaction is t, if that is known. A phase that was killed could not say why.
+func (m *Machine) failure(request string, t *state.Transaction) (*state.Outcome, error) {
 	outcome, err := m.State.Outcome(request)
 	if err != nil || outcome != nil {
 		return outcome, err
 	}
-	t, err := m.transaction()
-	if err != nil && !errors.Is(err, state.ErrDamaged) {
-		return nil, err
-	}
 	outcome = &state.Outcome{Result: state.RolledBack, Reason: "a phase was killed; see systemctl status 'liveapply-*'"}
-	if t == nil || t.Request != request || len(t.Phases) == 0 {
+	if t == nil || services.UnitOf(t) != services.ApplyUnit(request) || len(t.Phases) == 0 {
 		return outcome, nil
 	}
 	last := t.Phases[len(t.Phases)-1]

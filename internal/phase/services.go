@@ -15,7 +15,7 @@ import (
 // Services makes those read their files again whose files changed, has services restarted as far as the configuration asks for it, and finds out
 // whether the machine is well then.
 func (m *Machine) Services(ctx context.Context, request string) error {
-	t, plan, err := m.resume("services", request)
+	t, plan, err := m.resume(ctx, "services", request)
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (h *handler) act(ctx context.Context, tasks []state.Task) (err error) {
 // actAtOnce carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.
 func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
 	h.transaction.Services = append(h.transaction.Services, tasks...)
-	if err := h.State.WriteTransaction(h.transaction); err != nil {
+	if err := h.lock.Write(h.transaction); err != nil {
 		return err
 	}
 	var names []string
@@ -199,10 +199,9 @@ func takeBackServices(ctx context.Context, t *state.Transaction) {
 }
 
 // settleServices restarts, after a reset, what runs on the tree that was live, if the configuration says so. The reset does not depend on it.
-func (m *Machine) settleServices(ctx context.Context, t *state.Transaction) {
-	c, err := m.Config.Load(m.State.ResetRequestPath())
-	if err != nil || c.RestartServices == config.RestartNone {
-		return // a bad configuration was told by whoever wanted something of it
+func (m *Machine) settleServices(ctx context.Context, t *state.Transaction, c *config.Config) {
+	if c == nil || c.RestartServices == config.RestartNone {
+		return
 	}
 	if err := m.settle(ctx, t, handling(c)); err != nil {
 		warn("%v", err)

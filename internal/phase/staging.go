@@ -40,7 +40,7 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 			staging.Replaced = p.transaction.Staged.Replaced
 		}
 	}
-	if err := p.State.WriteTransaction(p.transaction); err != nil {
+	if err := p.lock.Write(p.transaction); err != nil {
 		return err
 	}
 	if err := p.State.WriteStaging(staging); err != nil {

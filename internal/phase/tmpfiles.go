@@ -11,7 +11,7 @@ import (
 
 // Tmpfiles makes the users, and completes /var and /run, as the target's changed fragments say.
 func (m *Machine) Tmpfiles(ctx context.Context, request string) error {
-	t, plan, err := m.resume("tmpfiles", request)
+	t, plan, err := m.resume(ctx, "tmpfiles", request)
 	if err != nil {
 		return err
 	}

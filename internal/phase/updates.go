@@ -12,6 +12,7 @@ import (
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
+	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -61,7 +62,7 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 	if err != nil {
 		return err
 	}
-	t, err := m.claim(ctx, state.OverlayRequest(""))
+	t, err := m.claim(ctx, services.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 	if err == nil {
 		err = m.goBack(ctx, t, all)
 	}
-	return errors.Join(errors.Join(failed...), err, m.release())
+	return errors.Join(errors.Join(failed...), err, m.release(context.WithoutCancel(ctx), t))
 }
 
 // The images that Updates can be asked for, since those by URL have to wait for the network.

@@ -3,6 +3,7 @@ package services
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -16,7 +17,8 @@ const FleetLockReleaseUnit = "liveapply-fleetlock-release.service"
 
 // IsWorking tells whether a unit of any transaction runs or is about to.
 func (s *Systemd) IsWorking(ctx context.Context) (bool, error) {
-	return s.any(ctx, func(u dbus.UnitStatus) bool { return u.JobId != 0 || isRunning(u) })
+	units, err := s.transactionUnits(ctx)
+	return slices.ContainsFunc(units, func(u dbus.UnitStatus) bool { return u.JobId != 0 || isRunning(u) }), err
 }
 
 // FailedSince lists the units that have failed since another one became active; none if that has not become active in this boot, or not when

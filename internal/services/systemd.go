@@ -69,6 +69,14 @@ const ResetUnit = "liveapply-reset.service"
 // OverlaysUnit makes the system what the stores of overlays say.
 const OverlaysUnit = "liveapply-overlays.service"
 
+// UpdatesUnit applies the updates images that the kernel command line names by URL, or those by path.
+func UpdatesUnit(byURL bool) string {
+	if byURL {
+		return "liveapply-updates-url.service"
+	}
+	return "liveapply-updates.service"
+}
+
 // etcRevertUnit takes the changes of /etc back when it is stopped, at shutdown at the latest.
 const etcRevertUnit = "liveapply-etc-revert.service"
 
@@ -94,26 +102,23 @@ func StartEtcRevert(ctx context.Context) error {
 
 // StopWatch stops watching the stamp: a transaction, which changes it in every phase, begins.
 func StopWatch(ctx context.Context) error {
-	systemd, err := Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer systemd.Close()
-	return systemd.Stop(ctx, recoverPath)
+	return With(ctx, func(systemd *Systemd) error { return systemd.Stop(ctx, recoverPath) })
+}
+
+// WatchStamp starts to watch the stamp, if something is live: a transaction has ended. It does not wait.
+func WatchStamp(ctx context.Context) error {
+	return With(ctx, func(systemd *Systemd) error { return systemd.Queue(ctx, recoverPath) })
 }
 
 // RestartLive tells those who wait for it that a tree has been applied: what liveapply.target wants is started, and what is also a part of it is
 // restarted if it runs. It does not wait for that.
 func RestartLive(ctx context.Context) error {
-	systemd, err := Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer systemd.Close()
-	if _, err := systemd.conn.RestartUnitContext(ctx, liveTarget, "replace", nil); err != nil {
-		return fmt.Errorf("restarting %s: %w", liveTarget, err)
-	}
-	return nil
+	return With(ctx, func(systemd *Systemd) error {
+		if _, err := systemd.conn.RestartUnitContext(ctx, liveTarget, "replace", nil); err != nil {
+			return fmt.Errorf("restarting %s: %w", liveTarget, err)
+		}
+		return nil
+	})
 }
 
 // StopLive stops the units that are active while a tree other than the booted one is live. With keepEtc, /etc still has changes to be taken
@@ -143,6 +148,14 @@ func MainUnit(request string) string {
 		return unit
 	}
 	return ApplyUnit(request)
+}
+
+// UnitOf is the unit that a transaction belongs to.
+func UnitOf(t *state.Transaction) string {
+	if t.Unit == "" { // before units were noted
+		return MainUnit(t.Request)
+	}
+	return t.Unit
 }
 
 // onlyUnit is the unit of a request that has only one; "" for the application of a commit.
@@ -193,6 +206,7 @@ func (s *Systemd) Queue(ctx context.Context, name string) error {
 
 // Begun is a unit that was started.
 type Begun struct {
+	Job     uint32 // its number, which systemd gives once in a boot
 	systemd *Systemd
 	name    string
 	done    chan string
@@ -200,11 +214,40 @@ type Begun struct {
 
 // Begin starts a unit.
 func (s *Systemd) Begin(ctx context.Context, name string) (*Begun, error) {
-	b := &Begun{s, name, make(chan string, 1)}
-	if _, err := s.conn.StartUnitContext(ctx, name, "replace", b.done); err != nil {
+	b := &Begun{systemd: s, name: name, done: make(chan string, 1)}
+	job, err := s.conn.StartUnitContext(ctx, name, "replace", b.done)
+	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
+	b.Job = uint32(job)
 	return b, nil
+}
+
+// Job returns the number of the job that a unit has now; 0 if it has none.
+func (s *Systemd) Job(ctx context.Context, name string) (uint32, error) {
+	property, err := s.conn.GetUnitPropertyContext(ctx, name, "Job") // org.freedesktop.systemd1(5): number and path
+	if err != nil {
+		return 0, fmt.Errorf("asking systemd for the job of %s: %w", name, err)
+	}
+	job, _ := property.Value.Value().([]any)
+	if len(job) == 0 {
+		return 0, fmt.Errorf("systemd tells no job of %s", name)
+	}
+	number, _ := job[0].(uint32)
+	return number, nil
+}
+
+// Jobs lists the numbers of all jobs.
+func (s *Systemd) Jobs(ctx context.Context) ([]uint32, error) {
+	jobs, err := s.conn.ListJobsContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking systemd for its jobs: %w", err)
+	}
+	var numbers []uint32
+	for _, job := range jobs {
+		numbers = append(numbers, job.Id)
+	}
+	return numbers, nil
 }
 
 // Wait returns when the job of the unit has ended. It fails unless the job has succeeded.
@@ -366,36 +409,26 @@ func (s *Systemd) ExecStart(ctx context.Context, name string) ([]string, error) 
 	return words, nil
 }
 
-// isOf tells whether a unit works on a request.
-func isOf(name, request string) bool {
-	if unit := onlyUnit(request); unit != "" {
-		return name == unit || name == RollbackUnit(request)
-	}
-	return name == ApplyUnit(request) || strings.HasPrefix(name, "liveapply-") && strings.HasSuffix(name, instance("@", request))
+// isOf tells whether a unit works for the one that a transaction belongs to: it is that one, a phase, or the way back.
+func isOf(name, unit string) bool {
+	_, instance, isInstance := strings.Cut(unit, "@")
+	return name == unit || isInstance && strings.HasPrefix(name, "liveapply-") && strings.HasSuffix(name, "@"+instance)
 }
 
-// IsWorkingOn tells whether a unit of a transaction runs or is about to.
-func (s *Systemd) IsWorkingOn(ctx context.Context, request string) (bool, error) {
-	return s.any(ctx, func(u dbus.UnitStatus) bool { return isOf(u.Name, request) && (u.JobId != 0 || isRunning(u)) })
+// IsWorkingOn tells whether a unit, one of its phases or its way back runs or is about to.
+func (s *Systemd) IsWorkingOn(ctx context.Context, unit string) (bool, error) {
+	units, err := s.transactionUnits(ctx)
+	return slices.ContainsFunc(units, func(u dbus.UnitStatus) bool { return isOf(u.Name, unit) && (u.JobId != 0 || isRunning(u)) }), err
 }
 
-// IsChanging tells whether a unit of any transaction but those of a request changes the system just now: one that is past prepare, which may
-// also just be waiting.
-func (s *Systemd) IsChanging(ctx context.Context, except string) (bool, error) {
-	return s.any(ctx, func(u dbus.UnitStatus) bool {
-		waits := strings.HasPrefix(u.Name, "liveapply@") || strings.HasPrefix(u.Name, "liveapply-prepare@") || strings.HasPrefix(u.Name, "liveapply-overlay")
-		return !waits && !isOf(u.Name, except) && isRunning(u)
-	})
-}
-
-// ResetFailed has the units of a request forget that they have failed.
-func (s *Systemd) ResetFailed(ctx context.Context, request string) error {
+// ResetFailed has a unit, its phases and its way back forget that they have failed.
+func (s *Systemd) ResetFailed(ctx context.Context, unit string) error {
 	units, err := s.transactionUnits(ctx)
 	if err != nil {
 		return err
 	}
 	for _, u := range units {
-		if !isOf(u.Name, request) || u.ActiveState != "failed" {
+		if !isOf(u.Name, unit) || u.ActiveState != "failed" {
 			continue
 		}
 		if err := s.conn.ResetFailedUnitContext(ctx, u.Name); err != nil && !isNoSuchUnit(err) {
@@ -409,16 +442,10 @@ func isRunning(u dbus.UnitStatus) bool {
 	return u.ActiveState == "activating" || u.ActiveState == "deactivating"
 }
 
-// any tells whether there is such a unit among those of transactions.
-func (s *Systemd) any(ctx context.Context, is func(dbus.UnitStatus) bool) (bool, error) {
-	units, err := s.transactionUnits(ctx)
-	return slices.ContainsFunc(units, is), err
-}
-
 // transactionUnits lists the units of all transactions. (Patterns for the units of one request would have to be escaped once more: an instance can
 // have backslashes.)
 func (s *Systemd) transactionUnits(ctx context.Context) ([]dbus.UnitStatus, error) {
-	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{"liveapply@*.service", "liveapply-*@*.service", ResetUnit, OverlaysUnit})
+	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{"liveapply@*.service", "liveapply-*@*.service", ResetUnit, OverlaysUnit, "liveapply-updates*.service"})
 	if err != nil {
 		return nil, fmt.Errorf("asking systemd for the units of transactions: %w", err)
 	}

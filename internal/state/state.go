@@ -36,7 +36,7 @@ func (d Dirs) Trees() string { return filepath.Join(d.Run, "trees") }
 // Make creates the directories. Those of Run are for root only, but for Run itself: it holds the mounts, and
 // `findmnt` of an unprivileged user should not lie about them.
 func (d Dirs) Make() error {
-	for dir, mode := range map[string]os.FileMode{d.Run: 0o755, d.requests(): 0o755, d.outcomes(): 0o700, d.Lib: 0o755} {
+	for dir, mode := range map[string]os.FileMode{d.Run: 0o755, d.jobRequests(): 0o755, d.outcomes(): 0o700, d.Lib: 0o755} {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("creating a state directory: %w", err)
 		}

@@ -145,36 +145,6 @@ func TestDamagedOutcomeIsNone(t *testing.T) {
 	}
 }
 
-func TestResetTakesThePlaceOfADamagedTransaction(t *testing.T) {
-	d := testDirs(t)
-	writeFile(t, d.transactionPath(), "noise")
-	if _, err := d.Claim(context.Background(), "request", nil); !errors.Is(err, ErrDamaged) {
-		t.Errorf("another request: got %v, want ErrDamaged", err)
-	}
-	if reset, err := d.Claim(context.Background(), ResetRequest, nil); err != nil || reset.Request != ResetRequest {
-		t.Errorf("got %+v, %v", reset, err)
-	}
-}
-
-func TestTransactionThatWasReplacedIsNotContinued(t *testing.T) {
-	d := testDirs(t)
-	replaced, err := d.Claim(context.Background(), "request", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, d.transactionPath(), "noise")
-	reset, err := d.Claim(context.Background(), ResetRequest, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.WriteTransaction(replaced); err == nil {
-		t.Error("no error")
-	}
-	if current, err := d.Transaction(); err != nil || current.ID != reset.ID {
-		t.Errorf("got %+v, %v", current, err)
-	}
-}
-
 // What is accepted is what was written: written again, it is read as the same.
 func FuzzState(f *testing.F) {
 	c := "\"" + strings.Repeat("a", 64) + "\""
@@ -254,33 +224,6 @@ func FuzzHistory(f *testing.F) {
 	})
 }
 
-func TestSecondClaimWaitsForTheFirstToEnd(t *testing.T) {
-	d := testDirs(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	first, err := d.Claim(ctx, "first", func(*Transaction) { t.Error("the first had to wait") })
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	second, err := d.Claim(ctx, "second", func(other *Transaction) {
-		if other.ID != first.ID {
-			t.Errorf("waiting for %s, want %s", other.ID, first.ID)
-		}
-		go func() {
-			if err := d.EndTransaction(); err != nil {
-				t.Error(err)
-			}
-		}()
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if second.Request != "second" || second.ID == first.ID {
-		t.Errorf("the second got %+v", second)
-	}
-}
-
 func TestWatchLooksWhereThereIsNoInotifyLeft(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
@@ -315,31 +258,8 @@ func TestWatchLooksWhereThereIsNoInotifyLeft(t *testing.T) {
 	}
 }
 
-func TestClaimGivesUpWithItsContextAndSaysWhatToDo(t *testing.T) {
-	d := testDirs(t)
-	if _, err := d.Claim(context.Background(), "first", nil); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	_, err := d.Claim(ctx, "second", func(*Transaction) { cancel() })
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "liveapplyctl reset") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestPhaseThatRunsAgainContinuesItsTransaction(t *testing.T) {
-	d := testDirs(t)
-	first, err := d.Claim(context.Background(), "request", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := d.Claim(context.Background(), "request", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again.ID != first.ID {
-		t.Errorf("got transaction %s, want %s", again.ID, first.ID)
-	}
+func TestPhaseThatRunsAgainTakesThePlaceOfItsFirstRun(t *testing.T) {
+	again := &Transaction{}
 	again.Begin("prepare")
 	again.Begin("prepare")
 	again.End()

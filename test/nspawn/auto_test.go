@@ -211,13 +211,12 @@ func TestResetUnderWayIsNotUndone(t *testing.T) {
 	v2 := adds(t, m, v1, "two")
 	m.Stage(v2)
 	awaitLive(t, m, v2)
-	dropIn(m, "liveapply-reset.service", strings.Join([]string{"ExecStart=", "ExecStart=" + helper + " reset-etc", "ExecStart=" + helper + " reset-mount",
-		"ExecStart=/bin/touch /run/held", "ExecStart=" + untilGo, "ExecStart=" + helper + " reset-record"}, "\n"))
+	holdReset(m)
 	person := m.Start("liveapplyctl", "reset")
-	waitFor(t, "the reset to have switched /usr back", func() bool { return m.Try("test", "-e", "/run/held").Code == 0 })
+	awaitHeldReset(m)
 	m.Run("systemctl", "start", "--no-block", "liveapply-staged.service") // as the timer of a window does
-	time.Sleep(500 * time.Millisecond)
-	m.Write("/run/go", "")
+	awaitProperty(m, "liveapply-staged.service", "SubState", "start")
+	letResetGoOn(m)
 	if output, err := person.Wait(); err != nil {
 		t.Errorf("the reset: %v\n%s", err, output)
 	}

@@ -65,7 +65,7 @@ func failing(t *testing.T, c *course) { c.m.Write(injectDir+"/services.exit", "1
 // interrupted leaves a transaction that has switched /usr, and whose rollback did not come.
 func interrupted(t *testing.T, c *course) {
 	failing(t, c)
-	c.m.Write(injectDir+"/rollback-etc.exit", "1")
+	c.m.Write(injectDir+"/rollback.exit", "1")
 	equal(t, "exit status", tryApply(c.m, c.v2).Code, 1)
 	c.m.Run("sh", "-c", "rm "+injectDir+"/*.exit; systemctl reset-failed 'liveapply*'")
 	equal(t, "commit that is left under way", status(t, c.m).Target, c.v2)
@@ -80,7 +80,7 @@ func lostStamp(t *testing.T, c *course) {
 
 var (
 	phaseVerbs    = append(slices.Clone(phases), "finish")
-	rollbackVerbs = []string{"rollback-etc", "rollback-mount", "rollback-record"}
+	rollbackVerbs = []string{"rollback"}
 )
 
 const recoverUnit, resetUnit = "liveapply-recover.service", "liveapply-reset.service"
@@ -106,14 +106,14 @@ var courses = []struct {
 	{"interrupted", "Transient=yes", []disturbance{
 		{name: "the same commit after an interruption", verbs: []string{"prepare"}, arrange: interrupted, act: applying(second), target: second},
 		{name: "another commit after an interruption", verbs: []string{"prepare"}, arrange: interrupted, act: applying(third), target: third},
-		{name: "reset after an interruption", verbs: []string{"reset-etc"}, arrange: interrupted, act: starting(resetUnit), target: first},
+		{name: "reset after an interruption", verbs: []string{"reset"}, arrange: interrupted, act: starting(resetUnit), target: first},
 		{name: "after an interruption", verbs: []string{"recover"}, arrange: interrupted, act: starting(recoverUnit), target: first, again: recoverAgain},
 		{name: "after the loss of the stamp", verbs: []string{"recover"}, arrange: lostStamp, act: starting(recoverUnit), target: second, again: recoverAgain},
 	}},
 	{"staged", "", []disturbance{
 		{name: "with a staged deployment", verbs: []string{"prepare", "record"}, arrange: unprepared, act: applying(second), target: second, settled: true},
-		{name: "with a staged deployment", verbs: []string{"rollback-record"}, arrange: failing, act: applying(second), target: second},
-		{name: "with a staged deployment", verbs: []string{"reset-record"}, arrange: applied(second), act: starting(resetUnit), target: first},
+		{name: "with a staged deployment", verbs: rollbackVerbs, arrange: failing, act: applying(second), target: second},
+		{name: "with a staged deployment", verbs: []string{"reset"}, arrange: applied(second), act: starting(resetUnit), target: first},
 	}},
 }
 

@@ -84,7 +84,7 @@ func TestNothingRunsIfLiveapplyIsOff(t *testing.T) {
 		requireSays(t, "liveapplyctl apply", result.Stderr, []string{"liveapply=off"})
 		equal(t, "runs", m.Journal("--output=cat", "_EXE=/usr/libexec/liveapply/liveapply-helper"), "")
 		m.Run("systemctl", "reset-failed")
-		m.Run("sh", "-c", "rm -f /run/liveapply/request/*")
+		m.Run("sh", "-c", "rm -f /run/liveapply/request/job/*")
 		requireSame(t, m, before)
 	})
 }

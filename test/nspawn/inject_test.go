@@ -110,8 +110,8 @@ func newInjection(t *testing.T) *injection {
 		"liveapply-tmpfiles@.service":  {"ExecStart=tmpfiles %I"},
 		"liveapply-services@.service":  {"ExecStart=services %I"},
 		"liveapply-record@.service":    {"ExecStart=record %I"},
-		"liveapply-rollback@.service":  {"ExecStart=rollback-etc %I", "ExecStart=rollback-mount %I", "ExecStart=rollback-record %I"},
-		"liveapply-reset.service":      {"ExecStart=reset-etc", "ExecStart=reset-mount", "ExecStart=reset-record"},
+		"liveapply-rollback@.service":  {"ExecStart=rollback %I"},
+		"liveapply-reset.service":      {"ExecStart=reset"},
 		"liveapply-etc-revert.service": {"ExecStop=etc-revert"},
 		"liveapply-recover.service":    {"ExecStart=recover"},
 	})
@@ -217,7 +217,7 @@ var scenarios = []scenario{
 		},
 	},
 	{
-		"rollback", [][]string{{"rollback-etc", "rollback-mount", "rollback-record"}},
+		"rollback", [][]string{{"rollback"}},
 		func(_ *testing.T, l *injection) { l.m.Write(injectDir+"/services.exit", "1") },
 		func(l *injection) nspawn.Result {
 			result := tryApply(l.m, l.v2)
@@ -232,7 +232,7 @@ var scenarios = []scenario{
 		},
 	},
 	{
-		"reset", [][]string{{"reset-etc"}, {"reset-mount", "reset-record"}},
+		"reset", [][]string{{"reset"}},
 		func(t *testing.T, l *injection) { apply(t, l.m, l.v2) },
 		func(l *injection) nspawn.Result { return l.m.Try("systemctl", "start", "liveapply-reset.service") },
 		func(t *testing.T, l *injection, result nspawn.Result, n int) {

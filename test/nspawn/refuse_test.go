@@ -453,7 +453,7 @@ func TestOnlyRootCanApply(t *testing.T) {
 	before := factsOf(t, m)
 	for _, command := range [][]string{
 		{helperPath, "prepare", target},
-		{helperPath, "reset-etc"},
+		{helperPath, "reset"},
 	} {
 		result := m.Try("setpriv", append([]string{"--reuid=nobody", "--regid=nogroup", "--clear-groups"}, command...)...)
 		equal(t, fmt.Sprint("exit status of ", command, " as nobody"), result.Code, 1)

@@ -50,9 +50,54 @@ func hold(m *nspawn.Machine, phase string) {
 	dropIn(m, "liveapply-"+phase+"@.service", "ExecStartPost="+untilGo)
 }
 
+// holdBefore has each transaction wait before a phase, when the one before it has ended, until there is the file /run/go.
+func holdBefore(m *nspawn.Machine, phase string) {
+	m.Run("rm", "-f", "/run/go")
+	m.Write("/run/systemd/system/lab-gate.service", "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart="+untilGo+"\n")
+	m.Run("mkdir", "-p", "/run/systemd/system/liveapply-"+phase+"@.service.d")
+	m.Write("/run/systemd/system/liveapply-"+phase+"@.service.d/lab.conf", "[Unit]\nWants=lab-gate.service\nAfter=lab-gate.service\n")
+	m.Run("systemctl", "daemon-reload")
+}
+
+// hasDone tells whether a phase of the transaction under way has done its work.
+func hasDone(t *testing.T, m *nspawn.Machine, phase string) bool {
+	t.Helper()
+	content := m.Try("cat", "/run/liveapply/transaction.json")
+	if content.Code != 0 {
+		return false
+	}
+	var transaction struct {
+		Phases []struct {
+			Name    string
+			Seconds float64
+		}
+	}
+	unmarshal(t, content.Stdout, &transaction)
+	last := len(transaction.Phases) - 1
+	return last >= 0 && transaction.Phases[last].Name == phase && transaction.Phases[last].Seconds > 0
+}
+
 // awaitHeld waits until a transaction stays in a phase.
 func awaitHeld(m *nspawn.Machine, phase, commit string) {
 	awaitProperty(m, phaseUnit(phase, commit), "SubState", "start-post")
+}
+
+// holdReset has the next reset stop when it has taken /etc back and is about to switch /usr.
+func holdReset(m *nspawn.Machine) {
+	m.Run("rm", "-f", "/run/held.log")
+	dropIn(m, "liveapply-reset.service", "SystemCallFilter=\nExecStart=\nExecStart=/usr/bin/strace -f -o /run/held.log -e trace=umount2 -e inject=umount2:signal=SIGSTOP:when=1 "+
+		helper+" reset")
+}
+
+// awaitHeldReset waits until it has stopped there.
+func awaitHeldReset(m *nspawn.Machine) {
+	m.Run("sh", "-c", "until grep -qs 'stopped by SIGSTOP' /run/held.log; do sleep 0.05; done")
+}
+
+// letResetGoOn has it go on, and later ones not stop.
+func letResetGoOn(m *nspawn.Machine) {
+	removeDropIns(m)
+	m.Run("sh", "-c", "while [ $(systemctl show --value --property=ActiveState liveapply-reset.service) = activating ]; do systemctl kill --signal=SIGCONT liveapply-reset.service; sleep 0.05; done")
 }
 
 // failure is a way to make a phase fail, by a drop-in for its unit.
@@ -190,6 +235,25 @@ func TestStopInTheMiddleIsRolledBack(t *testing.T) {
 			requireRolledBack(t, m, v1, v2)
 		})
 	}
+	// Then no unit fails: what is left is only a transaction that nobody works on any more.
+	for i, phase := range phases[:len(phases)-1] {
+		t.Run("between "+phase+" and "+phases[i+1], func(t *testing.T) {
+			m := m.For(t)
+			holdBefore(m, phases[i+1])
+			m.Run("systemctl", "start", "--no-block", applyUnit(v2))
+			waitFor(t, "the end of "+phase, func() bool { return hasDone(t, m, phase) })
+			awaitProperty(m, phaseUnit(phase, v2), "SubState", "dead")
+			m.Run("systemctl", "stop", applyUnit(v2))
+			waitFor(t, "the rollback", func() bool { return !m.Exists("/run/liveapply/transaction.json") })
+			m.Write("/run/go", "")
+			m.Run("systemctl", "stop", "lab-gate.service")
+			awaitEnd(m)
+			removeDropIns(m)
+			forgetOutcomes(m)
+			requireSame(t, m, before)
+			requireRolledBack(t, m, v1, v2)
+		})
+	}
 	t.Run("while it waits for its turn", func(t *testing.T) {
 		m := m.For(t)
 		v3 := derived(t, m, v2, labRelease("3"))
@@ -247,15 +311,12 @@ func TestApplicationThatWaitsIsNotHarmedByTheOneBefore(t *testing.T) {
 	t.Run("which is a reset", func(t *testing.T) {
 		m := m.For(t)
 		apply(t, m, v2)
-		dropIn(m, "liveapply-reset.service", "ExecStart=\nExecStart="+helper+" reset-etc\n"+
-			"ExecStart="+untilGo+"\n"+
-			"ExecStart="+helper+" reset-mount\nExecStart="+helper+" reset-record")
-		m.Run("rm", "-f", "/run/go")
+		holdReset(m)
 		m.Run("systemctl", "start", "--no-block", "liveapply-reset.service")
-		awaitProperty(m, "liveapply-reset.service", "StatusText", "taking back the changes of /etc")
+		awaitHeldReset(m)
 		waiting := m.Start("systemctl", "start", applyUnit(v3))
 		m.Run("timeout", "60", "sh", "-c", "until systemctl list-jobs --no-legend | grep -q liveapply-prepare@"+v3+"; do sleep 0.1; done")
-		m.Write("/run/go", "")
+		letResetGoOn(m)
 		requireApplied(t, m, waiting)
 	})
 }

@@ -97,6 +97,9 @@ func (p Place) look(ctx context.Context, lock *state.Lock, unit, request string)
 	}
 	return nil, func() error {
 		err := p.takeBack(ctx, rollback, fmt.Errorf("the transaction of %s was interrupted", t.Request))
+		if err == nil {
+			_, err = p.State.TakeOutcome(t.Request) // there is nobody to tell any more
+		}
 		if err == nil || ctx.Err() != nil || !isReset {
 			return err
 		}

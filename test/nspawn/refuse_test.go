@@ -484,3 +484,24 @@ func TestSystemThatWasNotBootedFromOSTreeIsRefused(t *testing.T) {
 	}
 	requireTree(t, "the root directory", snapshot(t, root), before)
 }
+
+// The phases that come after prepare fail as its dependencies: one of them starts the rollback, which has nothing to take back.
+func TestRefusalIsToldOnce(t *testing.T) {
+	t.Parallel()
+	m, _ := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	cursor := m.Run("journalctl", "--show-cursor", "--lines=0", "--quiet")
+	if tryApply(m, strings.Repeat("ab", 32)).Code == 0 {
+		t.Fatal("an unknown commit was applied")
+	}
+	lines := strings.Split(m.Journal("--output=cat", "--after-cursor="+strings.TrimPrefix(strings.TrimSpace(cursor), "-- cursor: ")), "\n")
+	count := func(text string) (n int) {
+		for _, line := range lines {
+			if strings.Contains(line, text) {
+				n++
+			}
+		}
+		return n
+	}
+	equal(t, "starts of a rollback", count("Triggering OnFailure="), 1)
+	equal(t, "rollbacks that ran", count("Finished liveapply-rollback@")+count("Starting liveapply-rollback@"), 0)
+}

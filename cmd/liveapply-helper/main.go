@@ -41,6 +41,7 @@ var verbs = []verb{
 	{"overlay", true, func(m *phase.Machine) phase.Phase { return m.Overlay }},
 	{"updates", true, func(m *phase.Machine) phase.Phase { return m.Updates }},
 	{"overlays", false, func(m *phase.Machine) phase.Phase { return m.FollowOverlays }},
+	{"finalized", false, func(m *phase.Machine) phase.Phase { return m.Finalized }},
 	{"recover", false, func(m *phase.Machine) phase.Phase { return m.Recover }},
 	{"staged", false, func(m *phase.Machine) phase.Phase {
 		return func(ctx context.Context, _ string) error { return auto.Run(ctx, m) }

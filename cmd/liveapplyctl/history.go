@@ -137,7 +137,7 @@ func resultStyle(result state.Result) string {
 	switch result {
 	case state.Applied:
 		return green
-	case state.RolledBack, state.Refused:
+	case state.RolledBack, state.Refused, state.NotFinalized:
 		return red
 	}
 	return yellow

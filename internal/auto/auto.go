@@ -95,6 +95,9 @@ func verdict(entries []state.Entry, commit ostree.Checksum) string {
 // lastOf returns the last transaction that made a commit live, or was to, or led from it to another; nil if there is none.
 func lastOf(entries []state.Entry, commit ostree.Checksum) *state.Entry {
 	for i := len(entries) - 1; i >= 0; i-- {
+		if entries[i].Result == state.NotFinalized {
+			continue
+		}
 		led := entries[i].Result == state.Applied || entries[i].Result == state.Reset
 		if entries[i].Target == commit || led && entries[i].From == commit {
 			return &entries[i]

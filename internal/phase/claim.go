@@ -67,12 +67,27 @@ func (m *Machine) release(ctx context.Context, t *state.Transaction) error {
 	if err != nil {
 		return err
 	}
+	if m.IsOSTree() && !m.inInitrd() {
+		if err := m.leaveEtc(); err != nil {
+			return err
+		}
+	}
 	if m.IsOSTree() && live != m.Booted.Commit {
 		if err := services.WatchStamp(ctx); err != nil {
 			warn("%v", err) // at shutdown nothing can be started any more
 		}
 	}
 	return m.lock.End(t)
+}
+
+// leaveEtc is leaveEtcToStaged.
+func (m *Machine) leaveEtc() error {
+	storage, err := m.viewStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	return storage.leaveEtcToStaged()
 }
 
 // AwaitUnderWay returns when no transaction is under way on which units work.

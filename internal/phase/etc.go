@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -74,7 +73,7 @@ func (s *storage) planEtc(ctx context.Context, plan *state.Plan) error {
 // changeEtc carries a plan out, under what takes it back at shutdown.
 func (s *storage) changeEtc(ctx context.Context, plan *etcmerge.Plan) (*etcmerge.Result, error) {
 	if len(plan.Changes) > 0 {
-		if err := services.StartEtcRevert(ctx); err != nil {
+		if err := s.machine.keepEtcFromStaged(ctx); err != nil {
 			return nil, err
 		}
 	}

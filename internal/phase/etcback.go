@@ -30,21 +30,27 @@ func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
 	if err := m.acquire(ctx); err != nil {
 		return err
 	}
-	// Nor does an overlay's file belong into the next deployment: it is put there when that is booted.
-	overlays, err := etcmerge.Put(ctx, storage.overlayEtcDirs(), nil)
-	if errors.Is(err, etcmerge.ErrDamaged) {
+	if err := m.noteStaged(); err != nil {
 		warn("%v", err)
-		overlays, err = &etcmerge.Result{}, nil
 	}
-	if err != nil {
-		return err
-	}
-	live, err := storage.takeBackLive(ctx)
-	if err != nil {
+	// Each is tried, whatever the other does. An overlay's file does not belong into the next deployment, either: it is put there when that is booted.
+	overlays, overlaysErr := storage.takeBackOverlays(ctx)
+	live, liveErr := storage.takeBackLive(ctx)
+	if err := errors.Join(overlaysErr, liveErr); err != nil {
 		return err
 	}
 	logKept(&state.Transaction{Target: m.Booted.Commit}, "/etc", slices.Concat(overlays.Kept, live.Kept))
-	return nil
+	return storage.leaveEtcToStaged()
+}
+
+// takeBackOverlays takes back what comes from overlays.
+func (s *storage) takeBackOverlays(ctx context.Context) (*etcmerge.Result, error) {
+	result, err := etcmerge.Put(ctx, s.overlayEtcDirs(), nil)
+	if errors.Is(err, etcmerge.ErrDamaged) {
+		warn("%v", err)
+		return &etcmerge.Result{}, nil
+	}
+	return result, err
 }
 
 // takeBackEtc makes /etc what it was before the first application, but for what was changed locally since. Without a journal that can

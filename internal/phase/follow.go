@@ -203,7 +203,7 @@ func (m *Machine) putFiles(ctx context.Context, t *state.Transaction, shared ove
 	}
 	if len(trees) > 0 && m.IsOSTree() && !m.inInitrd() {
 		// Libostree merges /etc at shutdown: as an administrator has it, not as an overlay does.
-		if err := services.StartEtcRevert(ctx); err != nil {
+		if err := m.keepEtcFromStaged(ctx); err != nil {
 			return err
 		}
 	}

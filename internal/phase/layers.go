@@ -158,11 +158,11 @@ func (s *storage) tidy() error {
 			return err
 		}
 	}
-	return removeEmpty(s.layersDir(), s.dir, filepath.Dir(s.dir), filepath.Dir(filepath.Dir(s.dir)))
+	return removeEmpty(s.layersDir(), s.dir, filepath.Dir(s.dir))
 }
 
-// removeEmpty removes directories in which nothing is any more: <backing>/liveapply, <backing>, its parent. libostree has its own
-// files there for deployments with a transient root.
+// removeEmpty removes directories in which nothing is any more: <backing>/liveapply, <backing>. libostree has its own files there for deployments with a
+// transient root. Their parent stays: libostree makes it when it stages a deployment, and needs it to finalize that.
 func removeEmpty(dirs ...string) error {
 	for _, dir := range dirs {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {

@@ -35,6 +35,11 @@ func (m *Machine) Recover(ctx context.Context, _ string) error {
 		return err
 	}
 	defer storage.Close()
+	if storage.hasChangesOfEtc() { // after a power cut, too, if they are not taken back now
+		if err := m.holdStaged(); err != nil {
+			return err
+		}
+	}
 	live, err := m.Live()
 	if err != nil {
 		return err
@@ -97,7 +102,10 @@ func (s *storage) recoverBooted(ctx context.Context) error {
 	if err := m.State.RemoveStamp(m.Booted); err != nil {
 		return err
 	}
-	return s.dropAll()
+	if err := s.dropAll(); err != nil {
+		return err
+	}
+	return s.leaveEtcToStaged()
 }
 
 // isEtcRecovered tells whether there is nothing to be taken back in /etc: overlays have been put there in this boot, and no commit has anything there.

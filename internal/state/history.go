@@ -26,6 +26,8 @@ const (
 	RolledBack Result = "rolled-back"
 	Refused    Result = "refused"
 	Reset      Result = "reset"
+	// NotFinalized is no transaction's: at a shutdown, what was staged did not become a deployment.
+	NotFinalized Result = "not-finalized"
 )
 
 // Entry is one line of the history.

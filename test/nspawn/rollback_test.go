@@ -85,7 +85,7 @@ func awaitHeld(m *nspawn.Machine, phase, commit string) {
 // holdReset has the next reset stop when it has taken /etc back and is about to switch /usr.
 func holdReset(m *nspawn.Machine) {
 	m.Run("rm", "-f", "/run/held.log")
-	dropIn(m, "liveapply-reset.service", "SystemCallFilter=\nExecStart=\nExecStart=/usr/bin/strace -f -o /run/held.log -e trace=umount2 -e inject=umount2:signal=SIGSTOP:when=1 "+
+	dropIn(m, "liveapply-reset.service", "Restart=no\nSystemCallFilter=\nExecStart=\nExecStart=/usr/bin/strace -f -o /run/held.log -e trace=umount2 -e inject=umount2:signal=SIGSTOP:when=1 "+
 		helper+" reset")
 }
 

@@ -1,0 +1,80 @@
+//go:build nspawn
+
+package nspawn_test
+
+import (
+	"testing"
+
+	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/test/nspawn"
+)
+
+// Whatever becomes of the way back at shutdown, no deployment is finalized with what is not the administrator's own in /etc.
+func TestNothingIsFinalizedWhileEtcIsNotTheAdministrators(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
+		m := lab.Machine(t, v1, nspawn.Options{})
+		m.Boot()
+		v2 := derived(t, m, v1, labRelease("2"))
+		v3 := derived(t, m, v1, labRelease("3"))
+		m.Run("mkdir", "-p", "/etc/liveapply")
+		m.Write("/etc/liveapply/liveapply.conf", "[Auto]\nApply=no\n[Apply]\nAllow=force\n")
+		m.Write("/etc/lab/own", "mine\n")
+
+		tests := []struct {
+			name, dropIn string
+			change       func(t *testing.T, m *nspawn.Machine)
+		}{
+			{"the way back fails", "ExecStop=\nExecStop=/bin/false", nil},
+			{"the way back is killed", "ExecStop=\nExecStop=/bin/sh -c 'kill -KILL $$$$'", nil},
+			{"the way back runs out of time", "ExecStop=\nExecStop=/bin/sleep infinity\nTimeoutStopSec=1", nil},
+			{"the way back is not begun", "ExecStop=", nil},
+			{"overlays are not taken back", "ExecStop=\nExecStop=/bin/false", func(t *testing.T, m *nspawn.Machine) {
+				overlays(t, m, overlay.Operation{Verb: overlay.Create, Name: "theirs"}, set(m, "theirs", "/etc/lab/default", "theirs\n"))
+			}},
+		}
+		if suite != nspawn.Trixie {
+			tests = append(tests[:1], tests[4:]...)
+		}
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
+				m := m.For(t)
+				if test.change == nil {
+					apply(t, m, v2)
+				} else {
+					test.change(t, m)
+				}
+				m.Stage(v3)
+				dropIn(m, "liveapply-etc-revert.service", test.dropIn)
+				m.Reboot()
+				equal(t, "booted commit", m.BootedCommit(), v1)
+				last := lastTransaction(t, m)
+				equal(t, "result in the history", last.Result, "not-finalized")
+				equal(t, "target in the history", last.Target, v3)
+				requireSays(t, "the reason", last.Reason, []string{"not taken back", "stage it again"})
+				requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"not-finalized", "stage it again"})
+				if test.change == nil {
+					equal(t, "a default in /etc", m.Read("/etc/lab/default"), "1\n")
+				} else {
+					m.Run("liveapplyctl", "overlay", "remove", "theirs")
+					equal(t, "a default in /etc", m.Read("/etc/lab/default"), "1\n")
+				}
+				equal(t, "/etc/lab/own", m.Read("/etc/lab/own"), "mine\n")
+				equal(t, "what keeps libostree from finalizing", m.Exists("/run/liveapply/nothing-staged"), false)
+			})
+			if t.Failed() {
+				return
+			}
+		}
+		apply(t, m, v2)
+		m.Stage(v3)
+		equal(t, "what keeps libostree from finalizing", m.Exists("/run/liveapply/nothing-staged"), true)
+		transactions := len(history(t, m))
+		m.Reboot()
+		equal(t, "booted commit", m.BootedCommit(), v3)
+		equal(t, "a default in /etc", m.Read("/etc/lab/default"), "3\n")
+		equal(t, "/etc/lab/own", m.Read("/etc/lab/own"), "mine\n")
+		equal(t, "transactions in the history", len(history(t, m)), transactions)
+	})
+}

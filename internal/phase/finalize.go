@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -62,7 +63,12 @@ func (m *Machine) Finalized(context.Context, string) error {
 	if err != nil {
 		return err
 	}
-	staged, found, err := m.Sysroot.Staged()
+	// For a command of that unit, systemd mounts nothing-staged, too; not for the first process.
+	sysroot, err := ostree.OpenSysroot("/proc/1/root")
+	if err != nil {
+		return err
+	}
+	staged, found, err := sysroot.Staged()
 	if err != nil {
 		return err
 	}

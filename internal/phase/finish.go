@@ -4,11 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/liveapply/liveapply/internal/services"
 )
 
 // Finish is what liveapply@.service itself runs, when the phases have ended or, after a failure, the rollback has: it tells
 // whoever started the unit how it went.
-func (m *Machine) Finish(_ context.Context, request string) error {
+func (m *Machine) Finish(ctx context.Context, request string) error {
+	if m.State.HasRequests() {
+		// That of this start, if prepare was killed before it took it. Whoever asked then is told below.
+		_, _ = m.takeRequest(ctx, services.ApplyUnit(request))
+	}
 	outcome, err := m.State.TakeOutcome(request)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -45,6 +46,37 @@ func (p *preparation) refuseUnlocked() error {
 	}
 	if unlocked != "" {
 		return fmt.Errorf("/usr is unlocked (%s), see ostree admin unlock: what was changed there would be hidden; reboot to lock it again", unlocked)
+	}
+	return nil
+}
+
+// refuseUnmergeable makes sure that libostree will be able to merge /etc into the deployment of the target at shutdown: else the next boot would not lead
+// there. A transient application has none.
+func (p *preparation) refuseUnmergeable() error {
+	if p.plan.Transient || p.config.LeaveStaged {
+		return nil
+	}
+	replaced, err := etcmerge.ReplacedDirectories(filepath.Join(physicalRoot, p.Booted.Path(), etcTree), p.etcDirs().Etc)
+	if p.onlyLooks && errors.Is(err, fs.ErrPermission) {
+		return nil // part of /etc is for root
+	}
+	if err != nil {
+		return err
+	}
+	for _, path := range replaced {
+		for _, commit := range []ostree.Checksum{p.plan.From, p.plan.NextBoot()} {
+			entry, err := p.lookup(commit, filepath.Join(etcTree, path))
+			if err != nil {
+				return err
+			}
+			if entry.Kind != ostree.KindDirectory {
+				path = "" // the live commit has replaced it, or the next deployment has none
+				break
+			}
+		}
+		if path != "" {
+			return fmt.Errorf("/etc/%s has replaced a directory that the target has, too: libostree could not merge /etc into its deployment, and the next boot would not lead there; make it a directory again, or apply the commit with --transient", path)
+		}
 	}
 	return nil
 }

@@ -231,15 +231,21 @@ const (
 
 // tree returns a directory of a commit, the zero Tree if the commit has none there.
 func (s *storage) tree(commit ostree.Checksum, path string) (ostree.Tree, error) {
+	entry, err := s.lookup(commit, path)
+	return entry.Tree(), err
+}
+
+// lookup returns an entry of a commit, the zero Entry if the commit has none there.
+func (s *storage) lookup(commit ostree.Checksum, path string) (ostree.Entry, error) {
 	c, err := s.Repo.Commit(commit)
 	if err != nil {
-		return ostree.Tree{}, err
+		return ostree.Entry{}, err
 	}
 	entry, err := s.Repo.Lookup(c.Root, path)
-	if errors.Is(err, os.ErrNotExist) && c != nil {
-		return ostree.Tree{}, nil
+	if errors.Is(err, os.ErrNotExist) {
+		return ostree.Entry{}, nil
 	}
-	return entry.Tree(), err
+	return entry, err
 }
 
 // resume takes a transaction over from the phase before, and says so in the stamp and in the unit's status.

@@ -207,6 +207,9 @@ func (p *preparation) decide(ctx context.Context) error {
 	if err := p.refuseLostMounts(); err != nil {
 		return err
 	}
+	if err := p.refuseUnmergeable(); err != nil {
+		return err
+	}
 	return p.refuseTooLittleSpace()
 }
 

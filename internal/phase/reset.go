@@ -96,7 +96,7 @@ func (m *Machine) endReset(ctx context.Context, t *state.Transaction, c *config.
 	if err := storage.stopLive(ctx); err != nil {
 		return err
 	}
-	if err := m.unstage(ctx); err != nil {
+	if err := storage.unstage(ctx); err != nil {
 		return err
 	}
 	if err := storage.drop(); err != nil {
@@ -129,12 +129,13 @@ func (s *storage) hasChangesOfEtc() bool {
 }
 
 // unstage drops the staged deployment that is liveapply's own.
-func (m *Machine) unstage(ctx context.Context) error {
-	staging, err := m.staging()
-	if err != nil {
+func (s *storage) unstage(ctx context.Context) error {
+	m := s.machine
+	own, err := m.staging()
+	if err != nil || own.Commit.IsZero() {
 		return err
 	}
-	if err := m.restage(ctx, staging.Commit, staging.Replaced); err != nil {
+	if err := s.restage(ctx, own, own.Replaced); err != nil {
 		return err
 	}
 	return m.State.WriteStaging(state.Staging{})

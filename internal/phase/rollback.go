@@ -119,10 +119,7 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		takeBackServices(ctx, t)
 	}
 	if t.Staged != nil {
-		if err := m.restage(ctx, t.Staged.Deployed, t.Staged.Replaced); err != nil {
-			return err
-		}
-		if err := m.State.WriteStaging(t.Staged.Staging); err != nil {
+		if err := s.stageAsBefore(ctx, t.Staged); err != nil {
 			return err
 		}
 	}
@@ -148,6 +145,23 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 		return err
 	}
 	return m.conclude(ctx, t, outcome)
+}
+
+// stageAsBefore drops what prepare has staged, and brings back what that took the place of.
+func (s *storage) stageAsBefore(ctx context.Context, before *state.StagedBefore) error {
+	own, err := s.machine.staging()
+	if err != nil {
+		return err
+	}
+	if own.Commit == before.Deployed {
+		if err := s.restage(ctx, own, before.Replaced); err != nil {
+			return err
+		}
+	}
+	if err := s.machine.State.WriteStaging(before.Staging); err != nil || !before.Staging.IsOwn(before.Replaced) {
+		return err
+	}
+	return s.machine.noteOwn(before.Staging) // libostree has made something else of it
 }
 
 // reloadAfterSwitchBack reloads what the services phase has, or would have.

@@ -36,7 +36,7 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		if p.transaction.Staged.Replaced, err = p.describeStaged(next); err != nil {
 			return err
 		}
-		if next.Commit != before.Commit {
+		if !before.IsOwn(p.transaction.Staged.Replaced) {
 			staging.Replaced = p.transaction.Staged.Replaced
 		}
 	}
@@ -53,7 +53,22 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return err
 	}
 	deployment := state.StagedDeployment{Commit: target, Origin: ostree.WithoutTransientState(origin)}
-	return p.transaction.Step("stage a deployment", func() error { return p.stage(ctx, deployment) })
+	if err := p.transaction.Step("stage a deployment", func() error { return p.stage(ctx, deployment) }); err != nil {
+		return err
+	}
+	return p.noteOwn(staging)
+}
+
+// noteOwn notes what libostree has made of what was staged: by that it is told from what others stage, of the same commit, too.
+func (m *Machine) noteOwn(staging state.Staging) error {
+	staged, found, err := m.Sysroot.Staged()
+	if err != nil || !found || staged.Commit != staging.Commit {
+		return err // somebody else has been quick
+	}
+	if staging.Staged, err = m.describeStaged(staged); err != nil {
+		return err
+	}
+	return m.State.WriteStaging(staging)
 }
 
 // describeStaged tells what it takes to stage a deployment once more that is staged now.
@@ -63,7 +78,7 @@ func (m *Machine) describeStaged(staged ostree.Deployment) (state.StagedDeployme
 		return state.StagedDeployment{}, err
 	}
 	args, err := m.Sysroot.StagedKernelArgs()
-	return state.StagedDeployment{Commit: staged.Commit, Origin: origin, KernelArgs: args, Locked: staged.Locked}, err
+	return state.StagedDeployment{ID: staged.ID(), Commit: staged.Commit, Origin: origin, KernelArgs: args, Locked: staged.Locked}, err
 }
 
 // staging reads what liveapply has staged. If that is no longer known, what is staged is somebody else's, and stays.
@@ -111,32 +126,49 @@ func (m *Machine) stage(ctx context.Context, d state.StagedDeployment) error {
 	return nil
 }
 
-// restage drops the staged deployment if it is liveapply's own, of commit ours, and stages theirs again, if there was one. A deployment that
-// somebody else has staged since stays.
-func (m *Machine) restage(ctx context.Context, ours ostree.Checksum, theirs state.StagedDeployment) error {
-	staged, found, err := m.Sysroot.Staged()
-	if err != nil {
-		return err
-	}
-	if !found || staged.Commit != ours {
-		return nil
-	}
+// restage drops the staged deployment if it is liveapply's own, and stages theirs again, if there was one. A deployment that somebody else has staged since
+// stays.
+func (s *storage) restage(ctx context.Context, own state.Staging, theirs state.StagedDeployment) error {
+	comesBack := false
 	if !theirs.Commit.IsZero() {
-		has, err := m.hasCommit(theirs.Commit)
-		if err != nil {
+		var err error
+		if comesBack, err = s.machine.hasCommit(theirs.Commit); err != nil {
 			return err
 		}
-		if has {
-			return m.stage(ctx, theirs) // takes the place of ours
+		if !comesBack { // while it was not deployed, libostree did not keep it from being pruned
+			warn("commit %s, which was staged before, is no longer in the repo: pull it, and stage it again (ostree admin deploy --stage)", theirs.Commit)
 		}
-		// While it was not deployed, libostree did not keep it from being pruned.
-		warn("commit %s, which was staged before, is no longer in the repo: pull it, and stage it again (ostree admin deploy --stage)", theirs.Commit)
 	}
-	// The staged deployment is always the first.
-	if err := runOSTree(ctx, "admin", "undeploy", "0"); err != nil {
-		return fmt.Errorf("dropping the staged deployment of commit %s: %w", staged.Commit, err)
+	isOwn, err := s.dropStaged(ctx, own, comesBack)
+	switch {
+	case err != nil || !isOwn:
+		return err
+	case comesBack:
+		return s.machine.stage(ctx, theirs) // takes the place of ours
+	}
+	if err := runOSTree(ctx, "admin", "cleanup"); err != nil {
+		return fmt.Errorf("dropping the staged deployment of commit %s: %w", own.Commit, err)
 	}
 	return nil
+}
+
+// dropStaged drops the staged deployment, unless another one is to take its place, if it is liveapply's own. That is looked at under libostree's lock, so that
+// nobody stages something meanwhile.
+func (s *storage) dropStaged(ctx context.Context, own state.Staging, replaced bool) (isOwn bool, err error) {
+	lock, err := ostree.LockSysroot(ctx, s.root())
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	staged, found, err := s.machine.Sysroot.Staged()
+	if err != nil || !found {
+		return err == nil && !replaced, err // one that was dropped by a process that was killed then is to be cleaned up
+	}
+	description, err := s.machine.describeStaged(staged)
+	if err != nil || !own.IsOwn(description) || replaced {
+		return err == nil && own.IsOwn(description), err
+	}
+	return true, s.machine.Sysroot.DropStaged()
 }
 
 // runOSTree runs the ostree command.

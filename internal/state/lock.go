@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/lockfile"
 )
 
 // Lock is the right to change the machine: flock(2) on a file in /run. Every process that does has it until it ends, however it ends. Only who has
@@ -19,11 +21,11 @@ type Lock struct {
 	file *os.File
 }
 
-// Lock waits for the lock until ctx is done.
-func (d Dirs) Lock(ctx context.Context) (*Lock, error) {
+// Lock waits for the lock until ctx is done. It calls busy first if somebody else has it.
+func (d Dirs) Lock(ctx context.Context, busy func()) (*Lock, error) {
 	file, err := os.OpenFile(filepath.Join(d.Run, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err == nil {
-		err = flock(ctx, file)
+		err = lockfile.Flock(ctx, file, busy)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("waiting for what changes the machine now: %w", err)
@@ -59,27 +61,4 @@ func (l *Lock) Clear() error {
 		return fmt.Errorf("ending the transaction: %w", err)
 	}
 	return nil
-}
-
-// flock takes flock(2) on a file, or closes it.
-func flock(ctx context.Context, file *os.File) error {
-	taken := make(chan error, 1)
-	go func() {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX)
-		for err == unix.EINTR {
-			err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
-		}
-		taken <- err
-	}()
-	select {
-	case err := <-taken:
-		if err != nil {
-			file.Close()
-			return fmt.Errorf("%s: %w", file.Name(), err)
-		}
-		return nil
-	case <-ctx.Done():
-		go func() { <-taken; file.Close() }() // nothing interrupts the call, but the end of the process
-		return ctx.Err()
-	}
 }

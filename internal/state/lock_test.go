@@ -8,12 +8,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 func lockOf(t *testing.T, d Dirs) *Lock {
 	t.Helper()
-	lock, err := d.Lock(t.Context())
+	lock, err := d.Lock(t.Context(), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,18 +23,19 @@ func lockOf(t *testing.T, d Dirs) *Lock {
 func TestLockIsHeldByOneUntilItIsClosed(t *testing.T) {
 	d := testDirs(t)
 	first := lockOf(t, d)
-	taken := make(chan error)
+	busy, taken := make(chan bool), make(chan error)
 	go func() {
-		second, err := d.Lock(context.Background())
+		second, err := d.Lock(context.Background(), func() { close(busy) })
 		if err == nil {
 			defer second.Close()
 		}
 		taken <- err
 	}()
+	<-busy
 	select {
 	case err := <-taken:
 		t.Fatalf("there are two: %v", err)
-	case <-time.After(10 * time.Millisecond): // one that did not wait may be missed, and never fails the test
+	default:
 	}
 	first.Close()
 	if err := <-taken; err != nil {
@@ -48,7 +48,7 @@ func TestLockObeysItsContextAndIsLeftToTheNext(t *testing.T) {
 	first := lockOf(t, d)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := d.Lock(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := d.Lock(ctx, func() {}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	first.Close()

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/liveapply/liveapply/internal/lockfile"
 )
 
 // A request, a drop-in of liveapply.conf, says how the unit that is started with it is to do its work. It belongs to the job of systemd(1) that starts the
@@ -71,6 +73,12 @@ func (d Dirs) TakeRequest(ctx context.Context, unit string, job func() (uint32, 
 	return errors.Join(read(path), remove(path))
 }
 
+// HasRequests tells whether there are any that nobody has taken.
+func (d Dirs) HasRequests() bool {
+	entries, err := os.ReadDir(d.jobRequests())
+	return err != nil || len(entries) > 0
+}
+
 func (d Dirs) dropRequests(jobs func() ([]uint32, error)) error {
 	entries, err := os.ReadDir(d.jobRequests())
 	if err != nil || len(entries) == 0 {
@@ -95,7 +103,7 @@ func (d Dirs) dropRequests(jobs func() ([]uint32, error)) error {
 func (d Dirs) lockRequests(ctx context.Context) (*os.File, error) {
 	lock, err := os.Open(d.jobRequests())
 	if err == nil {
-		err = flock(ctx, lock)
+		err = lockfile.Flock(ctx, lock, func() {})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("waiting for who is asking now: %w", err)

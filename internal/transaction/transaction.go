@@ -37,7 +37,13 @@ type Place struct {
 // Lock waits for the lock.
 func (p Place) Lock(ctx context.Context) (*state.Lock, error) {
 	defer p.Waiting()()
-	return p.State.Lock(ctx)
+	return p.State.Lock(ctx, func() {
+		if t, err := p.UnderWay(); t != nil && err == nil {
+			p.Status("waiting for the transaction of %s to end", t.Request)
+		} else {
+			p.Status("waiting for what changes the machine now")
+		}
+	})
 }
 
 // Own begins a transaction of a unit for a request when it is its turn, or goes on with the one that this unit has begun before (its process was killed and

@@ -48,7 +48,7 @@ func (m *machine) Start(_ context.Context, unit string) error {
 
 // end ends what is under way, as a rollback does.
 func (m *machine) end() error {
-	lock, err := m.State.Lock(context.Background())
+	lock, err := m.State.Lock(context.Background(), func() {})
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (m *machine) end() error {
 // begin leaves a transaction of a unit.
 func (m *machine) begin(t *testing.T, unit, request string, switched bool) *state.Transaction {
 	t.Helper()
-	lock, err := m.State.Lock(t.Context())
+	lock, err := m.State.Lock(t.Context(), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,8 @@ func TestNothingIsFinalizedWhileEtcIsNotTheAdministrators(t *testing.T) {
 		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
 		m := lab.Machine(t, v1, nspawn.Options{})
 		m.Boot()
+		m.Run("mkdir", "-p", "/var/log/journal") // to see what went wrong
+		m.Run("journalctl", "--flush")
 		v2 := derived(t, m, v1, labRelease("2"))
 		v3 := derived(t, m, v1, labRelease("3"))
 		m.Run("mkdir", "-p", "/etc/liveapply")

@@ -18,6 +18,11 @@ func Flock(ctx context.Context, file *os.File, busy func()) error {
 	return take(ctx, file, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) })
 }
 
+// FlockShared takes a shared flock(2) on a file, or closes it.
+func FlockShared(ctx context.Context, file *os.File) error {
+	return take(ctx, file, func(fd int) error { return unix.Flock(fd, unix.LOCK_SH) })
+}
+
 // OFD takes an open file description lock (fcntl_locking(2)) on the whole of a file, or closes it.
 func OFD(ctx context.Context, file *os.File) error {
 	return take(ctx, file, func(fd int) error {

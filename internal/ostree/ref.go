@@ -1,12 +1,16 @@
 package ostree
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/lockfile"
 )
 
 // SetRef makes the local ref name (refs/heads/<name>) stand for commit c, as _ostree_repo_write_ref in
@@ -26,6 +30,18 @@ func (r *Repo) SetRef(name string, c Checksum) error {
 		return fmt.Errorf("set ref %q in the OSTree repo %s to %s: %w", name, r.name, c, err)
 	}
 	return nil
+}
+
+// LockShared keeps libostree from pruning the repo (ostree_repo_lock_push) until the file is closed.
+func (r *Repo) LockShared(ctx context.Context) (*os.File, error) {
+	fd, err := unix.Openat(r.fd, ".lock", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o660)
+	if err == nil {
+		file := os.NewFile(uintptr(fd), ".lock")
+		if err = lockfile.FlockShared(ctx, file); err == nil {
+			return file, nil
+		}
+	}
+	return nil, fmt.Errorf("lock the OSTree repo %s: %w", r.name, err)
 }
 
 // RemoveRef removes the local ref name, if there is one. The directory that it was in stays, as libostree leaves

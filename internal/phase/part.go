@@ -1,11 +1,14 @@
 package phase
 
 import (
+	"context"
+	"os"
+
 	"github.com/liveapply/liveapply/internal/partial"
 )
 
-// partialRef keeps a commit that was made here from being pruned until it is live.
-const partialRef = "liveapply/partial"
+// nextRef keeps the commit that is about to be live from being pruned: one that was made here, and one that was asked for by its checksum.
+const nextRef = "liveapply/next"
 
 // takePart finds out what is to be live: the target, or the commit that has of it what is wanted.
 func (p *preparation) takePart() error {
@@ -35,16 +38,20 @@ func (p *preparation) wanted() partial.Wanted {
 	return partial.Wanted{Packages: p.config.Packages, Exclude: p.config.Exclude}
 }
 
-// keepPart puts the commit that takePart has made into the repo. That is noted first, so that the ref does not outlive a kill.
-func (p *preparation) keepPart() error {
-	if !p.Repo.IsDraft(p.plan.Live) {
-		return nil
-	}
+// keepTarget has what is about to be live stay in the repo, and puts it there first if it was made here: until the lock is closed by libostree's own lock, and
+// then by the deployment that is staged, or by a ref. That is noted before, so that the ref does not outlive a kill.
+func (p *preparation) keepTarget(ctx context.Context) (lock *os.File, err error) {
 	if err := p.lock.Write(p.transaction); err != nil {
-		return err
+		return nil, err
 	}
-	if err := p.Repo.WriteDrafts(); err != nil {
-		return err
+	if lock, err = p.Repo.LockShared(ctx); err != nil {
+		return nil, err
 	}
-	return p.Repo.SetRef(partialRef, p.plan.Live)
+	if p.Repo.IsDraft(p.plan.Live) {
+		err = p.Repo.WriteDrafts()
+	}
+	if err == nil && (p.plan.Transient || p.config.LeaveStaged || p.plan.Live != p.plan.NextBoot()) {
+		err = p.Repo.SetRef(nextRef, p.plan.Live)
+	}
+	return lock, err
 }

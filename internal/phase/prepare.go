@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -58,6 +61,7 @@ func (s *storage) prepare(ctx context.Context, t *state.Transaction) error {
 		return err
 	}
 	p := &preparation{Machine: m, storage: s, transaction: t}
+	defer func() { p.pruning.Close() }()
 	if err := p.identify(ctx); err != nil {
 		return err
 	}
@@ -91,6 +95,7 @@ type preparation struct {
 	changes     []treediff.Change // of /usr, booted to target: what the layer has
 	fromLive    []treediff.Change // of /usr, live to target, if booted is not live
 	layerReload impact.Reload     // when the layer comes, or goes
+	pruning     *os.File          // holds pruning off until it is closed
 	onlyLooks   bool              // nothing is going to be applied; whoever asks may not be root
 }
 
@@ -164,13 +169,14 @@ func (p *preparation) apply(ctx context.Context) error {
 	if p.plan.IsNothing() {
 		return nil
 	}
+	var err error
+	if p.pruning, err = p.keepTarget(ctx); err != nil {
+		return err
+	}
 	if p.config.VerifyContent {
 		if err := step("verify the files", func() error { return p.verify(ctx) }); err != nil {
 			return err
 		}
-	}
-	if err := p.keepPart(); err != nil {
-		return err
 	}
 	if err := step("build the layer", func() error { return p.build(ctx) }); err != nil {
 		return err
@@ -269,6 +275,8 @@ func (p *preparation) weigh(ctx context.Context, target ostree.Tree) error {
 	if p.fromLive, err = treediff.Diff(ctx, p.Repo, live, target); err != nil {
 		return err
 	}
+	// /usr shows the running kernel's modules of the booted tree all the time.
+	p.fromLive = slices.DeleteFunc(p.fromLive, func(change treediff.Change) bool { return isOfRunningKernel(change.Path) })
 	p.plan.Impact = impact.Of(p.fromLive, p.plan.Etc, packages)
 	p.layerReload = p.layerReload.Union(p.plan.Impact.Reload)
 	p.plan.Impact.Files.Bytes, err = p.bytesOf(p.fromLive)
@@ -314,12 +322,22 @@ func (p *preparation) comparePackages() (pkgdb.Difference, error) {
 
 // keepRunningKernel takes the modules of the running kernel out of the diff: it may need one at any time.
 func keepRunningKernel(changes []treediff.Change) ([]treediff.Change, error) {
+	return layer.Keep(changes, runningModules())
+}
+
+// isOfRunningKernel tells whether a path of /usr is of that.
+func isOfRunningKernel(path string) bool {
+	return path == runningModules() || strings.HasPrefix(path, runningModules()+"/")
+}
+
+// runningModules is the directory in /usr with the modules of the running kernel.
+var runningModules = sync.OnceValue(func() string {
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err != nil {
-		return nil, fmt.Errorf("asking for the running kernel's release: %w", err)
+		panic(err) // uname(2) fails for a bad address alone
 	}
-	return layer.Keep(changes, "lib/modules/"+unix.ByteSliceToString(uname.Release[:]))
-}
+	return "lib/modules/" + unix.ByteSliceToString(uname.Release[:])
+})
 
 // verify reads every file that is going to be linked.
 func (p *preparation) verify(ctx context.Context) error {

@@ -45,11 +45,16 @@ func (s *storage) complete(ctx context.Context, t *state.Transaction) error {
 			return err
 		}
 		announce(t, messageApplied, "Commit "+named(t.Target, t.Partial)+" is live", map[string]string{"LIVEAPPLY_RESULT": string(state.Applied)})
-		if err := s.machine.State.AppendHistory(state.NewEntry(t, state.Applied, "")); err != nil {
-			return err
-		}
+		s.machine.writeHistory(state.NewEntry(t, state.Applied, ""))
 	}
 	return s.machine.conclude(ctx, t, state.Outcome{Result: state.Applied})
+}
+
+// writeHistory adds a line to the history. That it cannot be written, as /var may be full, keeps no transaction from ending.
+func (m *Machine) writeHistory(entry state.Entry) {
+	if err := m.State.AppendHistory(entry); err != nil {
+		warn("transaction %s of commit %s (%s) is not in the history: %v", entry.Transaction, entry.Target, entry.Result, err)
+	}
 }
 
 // conclude tells how a transaction ended, and lets the next one begin.

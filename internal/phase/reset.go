@@ -104,9 +104,7 @@ func (m *Machine) endReset(ctx context.Context, t *state.Transaction, c *config.
 	}
 	t.End()
 	announce(t, messageReset, "The booted commit "+m.Booted.Commit.String()+" is live again", map[string]string{"LIVEAPPLY_RESULT": string(state.Reset)})
-	if err := m.State.AppendHistory(state.NewEntry(t, state.Reset, reason)); err != nil {
-		return err
-	}
+	m.writeHistory(state.NewEntry(t, state.Reset, reason))
 	if err := m.State.RemoveStamp(m.Booted); err != nil {
 		return err
 	}

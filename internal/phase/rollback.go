@@ -123,7 +123,7 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 			return err
 		}
 	}
-	if t.HasBegun("record") || t.Partial != nil {
+	if !t.Live.IsZero() { // prepare has made a ref, or was about to
 		if err := s.setLiveRef(t.From); err != nil {
 			return err
 		}
@@ -141,9 +141,7 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 	}
 	announce(t, messageFailed, fmt.Sprintf("Commit %s was not applied (%s): %s", requested(t), outcome.Result, outcome.Reason),
 		map[string]string{"LIVEAPPLY_RESULT": string(outcome.Result)})
-	if err := m.State.AppendHistory(state.NewEntry(t, outcome.Result, outcome.Reason)); err != nil {
-		return err
-	}
+	m.writeHistory(state.NewEntry(t, outcome.Result, outcome.Reason))
 	return m.conclude(ctx, t, outcome)
 }
 

@@ -223,6 +223,6 @@ func (m *Machine) settle(ctx context.Context, t *state.Transaction, how state.Ha
 		return err
 	}
 	return t.Step("restart services on the booted tree", func() error {
-		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Act(ctx, tasks) })
+		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.ActOnAll(ctx, tasks) })
 	})
 }

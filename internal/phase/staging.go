@@ -196,5 +196,5 @@ func (s *storage) setLiveRef(commit ostree.Checksum) error {
 	if err != nil {
 		return err
 	}
-	return s.Repo.RemoveRef(partialRef)
+	return s.Repo.RemoveRef(nextRef)
 }

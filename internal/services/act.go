@@ -206,45 +206,60 @@ func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- stri
 }
 
 // TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, what was only reloaded is so again, all other
-// units are restarted.
+// units are restarted. It goes on after one that resists.
 func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 	var back []state.Task
+	var failed []error
 	for _, task := range tasks {
 		if task.Action == state.Start {
 			if err := s.Stop(ctx, task.Unit); err != nil {
-				return err
+				failed = append(failed, err)
 			}
 			continue
 		}
 		s.forgetStarts(ctx, task.Unit)
 		back = append(back, task)
 	}
-	return s.bringBack(ctx, back)
+	// Whatever they do now: one that was active may have failed, and is started.
+	failed = append(failed, s.all(ctx, back, func(ctx context.Context, task state.Task, result chan<- string) error {
+		bring := s.conn.RestartUnitContext
+		if task.Action == state.Reload {
+			bring = s.conn.ReloadOrRestartUnitContext
+		}
+		if _, err := bring(ctx, task.Unit, "replace", result); err != nil {
+			return fmt.Errorf("restarting %s: %w", task.Unit, err)
+		}
+		return nil
+	}))
+	return errors.Join(failed...)
+}
+
+// ActOnAll is Act that goes on after a task that fails.
+func (s *Systemd) ActOnAll(ctx context.Context, tasks []state.Task) error {
+	return s.all(ctx, tasks, s.queue)
+}
+
+// all queues jobs for tasks and waits for all of them.
+func (s *Systemd) all(ctx context.Context, tasks []state.Task, queue func(context.Context, state.Task, chan<- string) error) error {
+	var failed []error
+	results := map[string]chan string{}
+	for _, task := range tasks {
+		result := make(chan string, 1)
+		if err := queue(ctx, task, result); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		results[task.Unit] = result
+	}
+	for unit, result := range results {
+		if err := await(ctx, result); err != nil {
+			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", unit, err, unit))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // forgetStarts lets a unit be started whatever it has been through: what is done here is not what the limit of its starts is for.
 func (s *Systemd) forgetStarts(ctx context.Context, name string) {
 	_ = s.conn.ResetFailedUnitContext(ctx, name) // if the unit is gone meanwhile, that is told when it is restarted
-}
-
-// bringBack restarts or reloads units, whatever they do now: one that was active may have failed, and is started.
-func (s *Systemd) bringBack(ctx context.Context, tasks []state.Task) error {
-	results := make([]chan string, len(tasks))
-	for i, task := range tasks {
-		results[i] = make(chan string, 1)
-		bring := s.conn.RestartUnitContext
-		if task.Action == state.Reload {
-			bring = s.conn.ReloadOrRestartUnitContext
-		}
-		if _, err := bring(ctx, task.Unit, "replace", results[i]); err != nil {
-			return fmt.Errorf("restarting %s: %w", task.Unit, err)
-		}
-	}
-	var failed []error
-	for i, task := range tasks {
-		if err := await(ctx, results[i]); err != nil {
-			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit))
-		}
-	}
-	return errors.Join(failed...)
 }

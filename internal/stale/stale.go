@@ -214,17 +214,16 @@ func (s *scan) look(r *reader, pid int) (*Process, error) {
 	switch {
 	case isGone(err):
 		return nil, nil
-	case errors.Is(err, fs.ErrPermission):
+	case err == nil && len(files) > 0:
+		var process *Process
+		if process, err = p.describe(pid, files); err == nil || isGone(err) {
+			return process, nil
+		}
+	}
+	if err != nil { // not for who looks, or on a filesystem that does not answer: nothing is said about this one
 		s.denied.Store(true)
-		return nil, nil
-	case err != nil || len(files) == 0:
-		return nil, err
 	}
-	process, err := p.describe(pid, files)
-	if isGone(err) {
-		return nil, nil
-	}
-	return process, err
+	return nil, nil
 }
 
 // isGone tells the errors of a process that has ended.

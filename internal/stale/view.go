@@ -72,21 +72,33 @@ func (v *view) at(path string) (*identity, error) {
 
 // hasContent tells whether what is at a path has the same content as a file that can be opened at another one; false if it cannot be.
 func (v *view) hasContent(path string, size int64, file string) bool {
-	old, err := os.Open(file)
+	old, err := openRegular(unix.AT_FDCWD, file, size)
 	if err != nil {
 		return false
 	}
 	defer old.Close()
-	if info, err := old.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() != size {
-		return false
-	}
-	fd, err := unix.Openat(v.root, "."+path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	now, err := openRegular(v.root, "."+path, size)
 	if err != nil {
 		return false
 	}
-	now := os.NewFile(uintptr(fd), path)
 	defer now.Close()
 	return sameContent(old, now)
+}
+
+// openRegular opens a regular file of a size, and nothing else: a FIFO would wait for a writer, and to open a device may do something.
+func openRegular(dirfd int, path string, size int64) (*os.File, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dirfd, path, &st, 0); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != size {
+		return nil, unix.EINVAL
+	}
+	fd, err := unix.Openat(dirfd, path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 func sameContent(a, b io.Reader) bool {

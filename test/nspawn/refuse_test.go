@@ -505,3 +505,43 @@ func TestRefusalIsToldOnce(t *testing.T) {
 	equal(t, "starts of a rollback", count("Triggering OnFailure="), 1)
 	equal(t, "rollbacks that ran", count("Finished liveapply-rollback@")+count("Starting liveapply-rollback@"), 0)
 }
+
+// libostree could not merge this at the shutdown, and the machine would go on in the old tree, of which nobody would be told.
+func TestEtcThatOSTreeCannotMergeIsRefusedBeforeItIsStaged(t *testing.T) {
+	t.Parallel()
+	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/two", "2\n", 0o644) })
+	m.Run("sh", "-c", "rm -r /etc/systemd/network; echo mine >/etc/systemd/network")
+	before := factsOf(t, m)
+	result := m.Try("liveapplyctl", "apply", v2)
+	equal(t, "exit status", result.Code, exitFailed)
+	requireSays(t, "liveapplyctl apply", result.Stderr, []string{"/etc/systemd/network", "libostree could not merge", "--transient"})
+	requireSame(t, m, before)
+	m.Run("liveapplyctl", "apply", "--transient", v2)
+	requireUsrIs(t, m, v2)
+}
+
+// /var may be full, or read-only: nothing is told then in the history, and all else goes on.
+func TestHistoryThatCannotBeWrittenKeepsNothingFromEnding(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	makeTransient(m)
+	v2 := derived(t, m, v1, labRelease("2"))
+	before := factsOf(t, m)
+	m.Run("rm", "-rf", "/var/lib/liveapply/history.jsonl")
+	m.Run("mkdir", "-p", "/var/lib/liveapply/history.jsonl") // no file can be written there
+	apply(t, m, v2)
+	requireLive(t, m, v2)
+	if said := m.Journal("--unit=liveapply-record@"+v2, "--output=cat"); !strings.Contains(said, "is not in the history") {
+		t.Errorf("the journal says nothing of the history, but:\n%s", said)
+	}
+	reset(t, m)
+	if tryApply(m, strings.Repeat("ab", 32)).Code == 0 {
+		t.Error("an unknown commit was applied")
+	}
+	forgetOutcomes(m)
+	m.Run("rmdir", "/var/lib/liveapply/history.jsonl")
+	requireSame(t, m, before)
+}

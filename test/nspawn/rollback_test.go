@@ -419,3 +419,18 @@ func TestRefIsAppliedByItsName(t *testing.T) {
 	requireSame(t, m, before)
 	equal(t, "exit status when there is nothing to reset", m.Try("liveapplyctl", "reset").Code, 77)
 }
+
+func TestWhatSomebodyStagesOfTheSameCommitIsTheirs(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	m.Run("mkdir", "-p", "/etc/liveapply")
+	m.Write("/etc/liveapply/liveapply.conf", "[Auto]\nApply=no\n")
+	v2 := derived(t, m, v1, labRelease("2"))
+	apply(t, m, v2)
+	m.Run("ostree", "admin", "deploy", "--stage", "--os=debian", "--karg-append=lab=theirs", v2)
+	theirs := m.Read("/run/ostree/staged-deployment")
+	reset(t, m)
+	equal(t, "what is staged after the reset", m.Read("/run/ostree/staged-deployment"), theirs)
+}

@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/auto"
 	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/state"
 )
 
 // verb is a command. Those that work on a request take it as their argument: what the unit's instance names.
@@ -67,6 +69,10 @@ func main() {
 			args[0] = name
 		}
 	}
+	if len(args) == 2 && args[0] == "formats" {
+		checkFormats(args[1])
+		return
+	}
 	v, request, err := parse(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -75,6 +81,18 @@ func main() {
 	if err := run(ctx, v, request); err != nil {
 		// systemd reads the priority off the line (sd-daemon(3)); 3 is an error.
 		fmt.Fprintf(os.Stderr, "<3>%s: %s\n", v.name, phase.OneLine(err.Error()))
+		os.Exit(1)
+	}
+}
+
+// checkFormats says whether this helper can go on with what one of a version hands over. It is run by that one, on the tree that this one is in.
+func checkFormats(text string) {
+	version, err := strconv.Atoi(text)
+	if err == nil {
+		err = state.CheckFormats(version)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
+	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/transaction"
@@ -68,7 +70,7 @@ func (m *Machine) release(ctx context.Context, t *state.Transaction) error {
 		return err
 	}
 	if m.IsOSTree() && !m.inInitrd() {
-		if err := m.leaveEtc(); err != nil {
+		if err := m.settleAround(ctx, live); err != nil {
 			return err
 		}
 	}
@@ -80,13 +82,23 @@ func (m *Machine) release(ctx context.Context, t *state.Transaction) error {
 	return m.lock.End(t)
 }
 
-// leaveEtc is leaveEtcToStaged.
-func (m *Machine) leaveEtc() error {
-	storage, err := m.viewStorage()
+// settleAround makes what there is beside a commit that is live be as it needs it.
+func (m *Machine) settleAround(ctx context.Context, live ostree.Checksum) error {
+	open := m.viewStorage
+	_, own := os.Lstat(m.ownLink())
+	if own == nil {
+		open = m.openStorage
+	}
+	storage, err := open()
 	if err != nil {
 		return err
 	}
 	defer storage.Close()
+	if own == nil {
+		if err := storage.dropOwn(ctx, live); err != nil {
+			return err
+		}
+	}
 	return storage.leaveEtcToStaged()
 }
 

@@ -95,6 +95,8 @@ type preparation struct {
 	changes     []treediff.Change // of /usr, booted to target: what the layer has
 	fromLive    []treediff.Change // of /usr, live to target, if booted is not live
 	layerReload impact.Reload     // when the layer comes, or goes
+	lacks       string            // what keeps the target from going on with the application, or from taking it back; "" if nothing does
+	tryHelper   bool              // the helper of the target is another one
 	pruning     *os.File          // holds pruning off until it is closed
 	onlyLooks   bool              // nothing is going to be applied; whoever asks may not be root
 }
@@ -181,7 +183,10 @@ func (p *preparation) apply(ctx context.Context) error {
 	if err := step("build the layer", func() error { return p.build(ctx) }); err != nil {
 		return err
 	}
-	return step("try the target", func() error { return p.try(ctx) })
+	if err := step("try the target", func() error { return p.try(ctx) }); err != nil {
+		return err
+	}
+	return p.keepWayBack(ctx)
 }
 
 // decide makes the plan, or refuses. It only reads.
@@ -214,6 +219,12 @@ func (p *preparation) decide(ctx context.Context) error {
 		return err
 	}
 	if err := p.refuseUnmergeable(); err != nil {
+		return err
+	}
+	if err := p.lookForWayBack(); err != nil {
+		return err
+	}
+	if err := p.refuseWithoutWayBack(); err != nil {
 		return err
 	}
 	return p.refuseTooLittleSpace()

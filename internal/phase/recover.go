@@ -141,12 +141,14 @@ func (s *storage) dropAll() error {
 		if err != nil {
 			return err
 		}
-		leftover := dir
+		leftovers := []string{dir}
 		if kept[backing] {
-			leftover = filepath.Join(dir, layersName)
+			leftovers = []string{filepath.Join(dir, layersName), filepath.Join(dir, ownName)}
 		}
-		if err := beneath.Remove(leftover); err != nil {
-			return err
+		for _, leftover := range leftovers {
+			if err := beneath.Remove(leftover); err != nil {
+				return err
+			}
 		}
 		if err := removeEmpty(dir, filepath.Dir(dir)); err != nil {
 			return err

@@ -31,6 +31,11 @@ func (p *preparation) try(ctx context.Context) error {
 			programs = append(programs, underlay.Program{Name: "what the running systemd starts programs with, " + executor, File: file, Args: []string{"--version"}})
 		}
 	}
+	return p.tryPrograms(ctx, programs...)
+}
+
+// tryPrograms runs programs on what /usr is going to show.
+func (p *preparation) tryPrograms(ctx context.Context, programs ...underlay.Program) error {
 	overlays, err := p.enabled()
 	if err != nil {
 		return err

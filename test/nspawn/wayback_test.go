@@ -1,0 +1,83 @@
+//go:build nspawn
+
+package nspawn_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/liveapply/liveapply/test/nspawn"
+)
+
+// withoutLiveapply takes all of it out of a tree.
+func withoutLiveapply(t *testing.T, tree *nspawn.Tree) {
+	t.Helper()
+	for _, path := range strings.Fields(`usr/libexec/liveapply usr/bin/liveapplyctl usr/lib/systemd/system-generators/liveapply-generator
+		usr/lib/systemd/system/ostree-finalize-staged.service.d usr/lib/tmpfiles.d/liveapply.conf`) {
+		tree.Remove(path)
+	}
+	units, err := filepath.Glob(tree.Path("usr/lib/systemd/system/liveapply*"))
+	if err != nil || len(units) == 0 {
+		t.Fatalf("there are %d units (%v)", len(units), err)
+	}
+	for _, unit := range units {
+		tree.Remove("usr/lib/systemd/system/" + filepath.Base(unit))
+	}
+}
+
+// A tree without liveapply has no way on and none back: it is refused, and with --force the machine keeps its own.
+func TestTargetWithoutLiveapply(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
+		m := lab.Machine(t, v1, nspawn.Options{})
+		m.Boot()
+		makeTransient(m)
+		bare := derived(t, m, v1, func(tree *nspawn.Tree) { labRelease("2")(tree); withoutLiveapply(t, tree) })
+		v3 := derived(t, m, v1, labRelease("3"))
+		before := factsOf(t, m)
+		const ctl = "/run/liveapply/own/liveapplyctl"
+
+		result := m.Try("liveapplyctl", "apply", bare)
+		equal(t, "exit status", result.Code, exitFailed)
+		requireSays(t, "liveapplyctl apply", result.Stderr, []string{"has no liveapply", "--force", "reboot into it"})
+		requireSame(t, m, before)
+
+		m.Run("liveapplyctl", "apply", "--force", bare)
+		requireUsrIs(t, m, bare)
+		equal(t, "a default in /etc", m.Read("/etc/lab/default"), "2\n")
+		m.Run(ctl, "status")
+		m.Run("systemctl", "start", "liveapply-reset.service")
+		requireSame(t, m, before)
+
+		// A phase fails after the switch.
+		dropIn(m, "liveapply-tmpfiles@.service", "ExecStartPost=/bin/false")
+		equal(t, "exit status", m.Try("liveapplyctl", "apply", "--force", bare).Code, exitFailed)
+		removeDropIns(m)
+		m.Run("systemctl", "reset-failed", "liveapply*")
+		requireSame(t, m, before)
+
+		// From there to a tree that has its own again, and back.
+		m.Run("liveapplyctl", "apply", "--force", bare)
+		m.Run("rm", "/run/ostree/deployment-state/"+v1+".0/liveapply.json") // its loss is noticed
+		waitFor(t, "the stamp", func() bool { return m.Exists("/run/ostree/deployment-state/" + v1 + ".0/liveapply.json") })
+		awaitEnd(m)
+		m.Run(ctl, "apply", v3)
+		requireUsrIs(t, m, v3)
+		equal(t, "the machine's own", m.Exists("/run/liveapply/own"), false)
+		equal(t, "units in /run", m.Try("sh", "-c", "ls /run/systemd/system | grep liveapply").Stdout, "")
+		reset(t, m)
+		requireSame(t, m, before)
+
+		// At the shutdown, and after a power cut.
+		m.Run("liveapplyctl", "apply", "--force", bare)
+		m.Reboot()
+		requireSameAfterBoot(t, m, before)
+		m.Run("liveapplyctl", "apply", "--force", bare)
+		m.PowerCut()
+		m.Boot()
+		requireSameAfterBoot(t, m, before)
+		requireNothingLeft(t, m)
+	})
+}

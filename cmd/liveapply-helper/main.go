@@ -43,6 +43,7 @@ var verbs = []verb{
 	{"overlay", true, func(m *phase.Machine) phase.Phase { return m.Overlay }},
 	{"updates", true, func(m *phase.Machine) phase.Phase { return m.Updates }},
 	{"overlays", false, func(m *phase.Machine) phase.Phase { return m.FollowOverlays }},
+	{"deployments", false, func(m *phase.Machine) phase.Phase { return m.Deployments }},
 	{"finalized", false, func(m *phase.Machine) phase.Phase { return m.Finalized }},
 	{"recover", false, func(m *phase.Machine) phase.Phase { return m.Recover }},
 	{"staged", false, func(m *phase.Machine) phase.Phase {

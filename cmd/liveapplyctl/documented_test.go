@@ -38,7 +38,7 @@ const (
 	fishCompletion  = "../../completions/liveapplyctl.fish"
 	configManPage   = "../../man/liveapply.conf.5"
 	serviceManPage  = "../../man/liveapply@.service.8"
-	architecture    = "../../docs/architecture.md"
+	interfaces      = "../../docs/interfaces.md"
 	configSources   = "../../internal/config/*.go"
 	messagesCatalog = "../../catalog/liveapply.catalog"
 )
@@ -365,7 +365,7 @@ func documentedFields(section string) []string {
 }
 
 func TestFieldsOfTheJSONAreDocumented(t *testing.T) {
-	page, text := readFile(t, manPage), readFile(t, architecture)
+	page, text := readFile(t, manPage), readFile(t, interfaces)
 	seen := map[reflect.Type]bool{}
 	// What status, diff and apply --dry-run, history, needs-restart, and overlay list, show and diff print, and all that is in that.
 	for objects := []reflect.Type{
@@ -390,7 +390,7 @@ func TestFieldsOfTheJSONAreDocumented(t *testing.T) {
 		rows, _ := jsonFields(reflect.TypeOf(value))
 		for _, row := range rows {
 			if name, _, _ := strings.Cut(row, " "); !strings.Contains(text, strconv.Quote(name)) {
-				t.Errorf("%s lacks the field %s", architecture, name)
+				t.Errorf("%s lacks the field %s", interfaces, name)
 			}
 		}
 	}

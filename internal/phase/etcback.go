@@ -33,6 +33,7 @@ func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
 	if err := m.noteStaged(); err != nil {
 		warn("%v", err)
 	}
+	storage.settleDeploymentsOrTell(ctx)
 	// Each is tried, whatever the other does. An overlay's file does not belong into the next deployment, either: it is put there when that is booted.
 	overlays, overlaysErr := storage.takeBackOverlays(ctx)
 	live, liveErr := storage.takeBackLive(ctx)

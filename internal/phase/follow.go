@@ -200,6 +200,9 @@ func (m *Machine) putFiles(ctx context.Context, t *state.Transaction, shared ove
 	}
 	if storage != nil {
 		defer storage.Close()
+		if !m.inInitrd() {
+			storage.settleDeploymentsOrTell(ctx)
+		}
 	}
 	if len(trees) > 0 && m.IsOSTree() && !m.inInitrd() {
 		// Libostree merges /etc at shutdown: as an administrator has it, not as an overlay does.
@@ -289,6 +292,7 @@ func (m *Machine) settleAside() error {
 // stay aside until this is called again, as the way back does. aside tells whether there were any.
 func (s *storage) withoutOverlays(ctx context.Context, change func(aside bool) error) error {
 	m := s.machine
+	s.settleDeploymentsOrTell(ctx)
 	pending, err := etcmerge.Pending(s.overlayEtcDirs())
 	if errors.Is(err, etcmerge.ErrDamaged) {
 		// What comes from commits can be taken back all the same.

@@ -154,8 +154,10 @@ func (s *storage) tidy() error {
 		return err
 	}
 	if err == nil && !pending { // with a damaged one, it is not known
-		if err := beneath.Remove(s.etcDirs().Store); err != nil {
-			return err
+		for _, dir := range []string{s.etcDirs().Store, filepath.Join(s.dir, ownEtcName), filepath.Join(s.dir, settledName)} {
+			if err := beneath.Remove(dir); err != nil {
+				return err
+			}
 		}
 	}
 	return removeEmpty(s.layersDir(), s.dir, filepath.Dir(s.dir))

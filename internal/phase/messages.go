@@ -24,6 +24,7 @@ const (
 	messageReset    = "27cf0e21e2074f73a9a2dee7fce80e79"
 	messageLeft     = "07995ddea8aa4bcdbf9bb71b75e63b95"
 	messageKept     = "0ac42de1540f49d7b07bbc41134d306f"
+	messageSettled  = "e0b7c1f2a94d4c1c8d36f0a1be52c7d8"
 	messageOverlay  = "5b1f3c0d8a7e4f1e9d2c6a4b7e90c1d3"
 )
 

@@ -84,6 +84,7 @@ func (s *storage) recoverLive(live ostree.Checksum) error {
 // recoverBooted removes whatever belonged to a tree that is not live any more.
 func (s *storage) recoverBooted(ctx context.Context) error {
 	m := s.machine
+	s.settleOthers(ctx)
 	result := &etcmerge.Result{}
 	if !s.isEtcRecovered() {
 		var err error
@@ -143,7 +144,7 @@ func (s *storage) dropAll() error {
 		}
 		leftovers := []string{dir}
 		if kept[backing] {
-			leftovers = []string{filepath.Join(dir, layersName), filepath.Join(dir, ownName)}
+			leftovers = []string{filepath.Join(dir, layersName), filepath.Join(dir, ownName), filepath.Join(dir, ownEtcName)}
 		}
 		for _, leftover := range leftovers {
 			if err := beneath.Remove(leftover); err != nil {

@@ -20,17 +20,17 @@ func (l *Lab) WithProduct(t TB, base string) string {
 		return commit
 	}
 	if l.destdir == "" {
-		l.destdir = l.install(t)
+		l.destdir = l.install(t, l.source, "product")
 	}
 	l.products[base] = l.commit(t, base, 0, "--tree=ref="+base, "--tree=dir="+l.destdir)
 	return l.products[base]
 }
 
 // install builds the project and installs it below a directory, which it returns.
-func (l *Lab) install(t TB) string {
+func (l *Lab) install(t TB, source, name string) string {
 	t.Helper()
-	build, destdir := filepath.Join(l.run, "build"), filepath.Join(l.run, "product")
-	must(t, "meson", "setup", "--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", build, l.source)
+	build, destdir := filepath.Join(l.run, "build-of-"+name), filepath.Join(l.run, name)
+	must(t, "meson", "setup", "--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", build, source)
 	must(t, "meson", "install", "-C", build, "--destdir="+destdir)
 	// In a commit, the default of /etc is /usr/etc.
 	etc := filepath.Join(destdir, "etc")
@@ -43,6 +43,21 @@ func (l *Lab) install(t TB) string {
 		t.Fatalf("meson install puts files into /var, which no commit can carry (%v)", err)
 	}
 	return destdir
+}
+
+// WithEarlierProduct is WithProduct for the project as it was in a commit of its git history, which the checkout has to have.
+func (l *Lab) WithEarlierProduct(t TB, base, revision string) string {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := base + " " + revision
+	if l.products[key] == "" {
+		source := filepath.Join(l.run, "source-"+revision)
+		must(t, "mkdir", source)
+		must(t, "sh", "-c", "git -c safe.directory='*' -C \"$1\" archive \"$2\" | tar -x -C \"$3\"", "sh", l.source, revision, source)
+		l.products[key] = l.commit(t, base, 0, "--tree=ref="+base, "--tree=dir="+l.install(t, source, "product-"+revision))
+	}
+	return l.products[key]
 }
 
 // Derive returns a new commit: the given one, edited. It is a minute younger.

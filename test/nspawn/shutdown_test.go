@@ -3,6 +3,7 @@
 package nspawn_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/liveapply/liveapply/internal/overlay"
@@ -78,5 +79,61 @@ func TestNothingIsFinalizedWhileEtcIsNotTheAdministrators(t *testing.T) {
 		equal(t, "a default in /etc", m.Read("/etc/lab/default"), "3\n")
 		equal(t, "/etc/lab/own", m.Read("/etc/lab/own"), "mine\n")
 		equal(t, "transactions in the history", len(history(t, m)), transactions)
+	})
+}
+
+// What libostree makes of /etc for a deployment that is not staged is made of it as it is: the oracle is the same command where nothing is live.
+func TestDeploymentThatIsNotStagedHasTheAdministratorsEtc(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
+		m := lab.Machine(t, v1, nspawn.Options{})
+		m.Boot()
+		v2 := derived(t, m, v1, labRelease("2"))
+		v3 := derived(t, m, v1, labRelease("3"))
+		makeTransient(m)
+		m.Write("/etc/lab/edited", "mine\n")
+		m.Write("/etc/lab/own", "mine\n")
+		m.Run("useradd", "administrators")
+		deploy := func() { m.Run("ostree", "admin", "deploy", "--os=debian", v3) }
+		etcOfDeployment := func() nspawn.Snapshot {
+			return m.Snapshot(strings.TrimSpace(m.Run("sh", "-c", "ls -d /sysroot/ostree/deploy/debian/deploy/"+v3+".*/etc | tail -n 1")))
+		}
+		deploy()
+		want := etcOfDeployment()
+		m.Run("ostree", "admin", "undeploy", "0")
+
+		apply(t, m, v2)
+		overlays(t, m, overlay.Operation{Verb: overlay.Create, Name: "theirs"}, set(m, "theirs", "/etc/lab/of-an-overlay", "theirs\n"))
+		deploy()
+		waitFor(t, "the deployment to be looked at", func() bool {
+			return strings.Contains(m.Journal("MESSAGE_ID=e0b7c1f2a94d4c1c8d36f0a1be52c7d8"), v3)
+		})
+		requireTree(t, "/etc of the deployment", etcOfDeployment(), want)
+		m.Run("ostree", "admin", "undeploy", "0")
+
+		// Nobody has looked before the shutdown, or before the power cut.
+		for _, end := range []struct {
+			name string
+			do   func()
+		}{{"shutdown", m.Reboot}, {"power cut", func() { m.PowerCut(); m.Boot() }}} {
+			dropIn(m, "liveapply-deployments.service", "ExecStart=\nExecStart=/bin/true")
+			deploy()
+			equal(t, "/etc/lab/default of the deployment", m.Run("sh", "-c", "cat /sysroot/ostree/deploy/debian/deploy/"+v3+".*/etc/lab/default"), "2")
+			m.Run("sync")
+			end.do()
+			equal(t, "booted commit after a "+end.name, m.BootedCommit(), v3)
+			equal(t, "/etc/lab/default after a "+end.name, m.Read("/etc/lab/default"), "3\n")
+			equal(t, "/etc/lab/edited after a "+end.name, m.Read("/etc/lab/edited"), "mine\n")
+			equal(t, "an overlay's file after a "+end.name, m.Exists("/etc/lab/of-an-overlay"), true) // it is shown there, too
+			if end.name == "power cut" {
+				break
+			}
+			// Back to the first.
+			m.Run("ostree", "admin", "deploy", "--os=debian", v1)
+			m.Reboot()
+			equal(t, "booted commit", m.BootedCommit(), v1)
+			apply(t, m, v2)
+		}
 	})
 }

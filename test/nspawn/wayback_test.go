@@ -81,3 +81,79 @@ func TestTargetWithoutLiveapply(t *testing.T) {
 		requireNothingLeft(t, m)
 	})
 }
+
+// earlier is the release before the one that first named the formats that its helpers hand over.
+const earlier = "0548dc45965f01af5b7c4e1656785f4a94fba5e2"
+
+// One build begins a transaction and another one goes on with it: what they hand over is in docs/state.md.
+func TestTwoBuildsInOneTransaction(t *testing.T) {
+	t.Parallel()
+	base := lab.Base(t, nspawn.Trixie, nspawn.Minimal)
+	old := lab.Derive(t, lab.WithEarlierProduct(t, base, earlier), labRelease("1"))
+	current := lab.Derive(t, lab.WithProduct(t, base), labRelease("1"))
+	force := func(m *nspawn.Machine) {
+		m.Run("mkdir", "-p", "/etc/liveapply")
+		m.Write("/etc/liveapply/liveapply.conf", "[Apply]\nTransient=yes\nAllow=force\n[Auto]\nApply=no\n")
+	}
+	for _, test := range []struct {
+		name, booted, target, ctl string
+	}{
+		{"from the one before to this one", old, lab.Derive(t, current, labRelease("2")), "liveapplyctl"},
+		{"from this one to the one before", current, lab.Derive(t, old, labRelease("2")), "/run/liveapply/own/liveapplyctl"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			m := lab.Machine(t, test.booted, nspawn.Options{})
+			m.Boot()
+			force(m)
+			m.Pull(test.target)
+			before := factsOf(t, m)
+			requireWholeAndBack := func() {
+				t.Helper()
+				requireLive(t, m, test.target)
+				requireUsrIs(t, m, test.target)
+				equal(t, "a default in /etc", m.Read("/etc/lab/default"), "2\n")
+			}
+
+			apply(t, m, test.target)
+			requireWholeAndBack()
+			m.Run(test.ctl, "reset")
+			requireSame(t, m, before)
+
+			for _, phase := range []string{"etc", "services"} {
+				dropIn(m, "liveapply-"+phase+"@.service", "ExecStartPost=/bin/false")
+				if tryApply(m, test.target).Code == 0 {
+					t.Error("a phase failed, and the unit succeeded")
+				}
+				removeDropIns(m)
+				m.Run("systemctl", "reset-failed", "liveapply*")
+				requireSame(t, m, before)
+			}
+
+			apply(t, m, test.target)
+			m.Reboot()
+			requireSameAfterBoot(t, m, before)
+			requireNothingLeft(t, m)
+			apply(t, m, test.target)
+			m.PowerCut()
+			m.Boot()
+			requireSameAfterBoot(t, m, before)
+			hold(m, "etc")
+			m.Run("systemctl", "start", "--no-block", applyUnit(test.target))
+			awaitHeld(m, "etc", test.target)
+			m.PowerCut()
+			m.Boot()
+			requireSameAfterBoot(t, m, before)
+			requireNothingLeft(t, m)
+		})
+	}
+	t.Run("the one before is refused without force", func(t *testing.T) {
+		m := lab.Machine(t, current, nspawn.Options{})
+		m.Boot()
+		target := lab.Derive(t, old, labRelease("3"))
+		m.Pull(target)
+		result := m.Try("liveapplyctl", "apply", target)
+		equal(t, "exit status", result.Code, exitFailed)
+		requireSays(t, "liveapplyctl apply", result.Stderr, []string{"lacks the unit liveapply-", "--force"})
+	})
+}

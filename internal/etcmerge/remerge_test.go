@@ -1,0 +1,68 @@
+package etcmerge
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// deployAgain has libostree deploy a commit beside the booted one, whose /etc it merges now, and returns the directory.
+func (l *lab) deployAgain(branch string) string {
+	l.t.Helper()
+	sh(l.t, l.sys, "ostree admin --sysroot=. deploy --os=lab "+branch+"; chattr -i ostree/deploy/lab/deploy/*.?")
+	return filepath.Dir(l.etcOf(branch))
+}
+
+// The oracle is libostree itself, which merges the same /etc where no commit is live.
+func TestRemergeIsTheMergeWithoutALiveCommit(t *testing.T) {
+	const (
+		v1 = `mkdir -p dir/deep same; echo 1 > changed; echo 1 > mine; echo 1 > gone; echo 1 > dir/changed; echo 1 > dir/deep/file; echo 1 > same/file; echo 1 > deleted
+			echo 1 > becomes-dir; mkdir becomes-file; echo 1 > becomes-file/x; ln -s 1 link; echo root:x:0:0::/:/bin/sh > passwd; echo 1 > conflict; echo 1 > back`
+		v2 = `echo 2 > changed; echo 2 > mine; rm gone; echo 2 > dir/changed; echo 2 > dir/deep/file; mkdir new; echo 2 > new/file; mkdir -p new/deep; echo 2 > new/deep/file
+			rm becomes-dir; mkdir becomes-dir; echo 2 > becomes-dir/x; rm -r becomes-file; echo 2 > becomes-file; ln -sfn 2 link; echo live:x:9:9::/:/bin/sh >> passwd; echo 2 > conflict; echo 2 > back`
+		v3 = `echo 3 > changed; rm -r dir/deep new; echo 3 > gone; echo 3 > only-3; rm back`
+	)
+	for name, own := range map[string]string{
+		"nothing": "",
+		"changes": `echo own > mine; echo own > own; rm deleted; chmod 700 dir; echo own > dir/own; echo own > dir/deep/own; echo me:x:5:5::/:/bin/sh >> passwd; chmod 600 conflict; mkdir -p own-dir/deep; echo own > own-dir/deep/file`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, oracle := newTestLab(t, v1, v2, v3), newTestLab(t, v1, v2, v3)
+			for _, some := range []*lab{l, oracle} {
+				sh(t, some.dirs.Etc, own)
+			}
+			l.apply(l.plan("v1", "v2"))
+			made, want := l.deployAgain("v3"), oracle.deployAgain("v3")
+			copied := filepath.Join(t.TempDir(), "etc")
+			sh(t, t.TempDir(), "cp -a "+l.dirs.Etc+" "+copied+"; cp -a "+l.dirs.Store+" "+copied+".store")
+			if _, err := Reset(context.Background(), Dirs{Etc: copied, Store: copied + ".store"}); err != nil {
+				t.Fatal(err)
+			}
+			booted := filepath.Dir(l.dirs.Etc)
+			r := Remerge{Defaults: filepath.Join(booted, "usr/etc"), Merged: l.dirs.Etc, Own: copied, New: filepath.Join(made, "usr/etc"), Etc: filepath.Join(made, "etc")}
+			for _, run := range []string{"first", "once more"} {
+				result, err := r.Do(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(result.Kept) > 0 || run == "first" && len(result.Restored) == 0 || run != "first" && len(result.Restored) > 0 {
+					t.Errorf("%s: %+v", run, result)
+				}
+				wantSame(t, "/etc of the deployment, "+run, mergedFiles(t, want), mergedFiles(t, made))
+			}
+			// What somebody has changed since stays.
+			sh(t, filepath.Join(made, "etc"), "echo since > changed")
+			if result, err := r.Do(context.Background()); err != nil || !cmp.Equal(result.Kept, []string{"changed"}) {
+				t.Errorf("got %+v (%v)", result, err)
+			}
+		})
+	}
+}
+
+// mergedFiles is what a deployment has in /etc.
+func mergedFiles(t *testing.T, deployment string) map[string]thing {
+	t.Helper()
+	return contentOnly(without(scan(t, filepath.Join(deployment, "etc")), notMerged...))
+}

@@ -74,6 +74,8 @@ type situation struct {
 	doing string           // what the phase under way says of itself; empty if there is none, or it says nothing
 	waits string           // why what is staged is not applied without a person
 	slot  string           // of the fleet: who waits for one, or holds one
+	// settled are the deployments that were made while /etc was not the administrator's own.
+	settled []state.Settled
 	// updateFailed tells that the last attempt to fetch an update has.
 	updateFailed bool
 }
@@ -117,6 +119,9 @@ func lookAround(ctx context.Context, machine *phase.Machine, stamp *state.Stamp)
 		return nil, err
 	}
 	if s.last, err = machine.State.LastEntry(); err != nil {
+		return nil, err
+	}
+	if s.settled, err = machine.State.Settled(); err != nil {
 		return nil, err
 	}
 	repo, err := ostree.OpenRepo("/sysroot/ostree/repo")
@@ -227,6 +232,9 @@ func (s *situation) fields(now time.Time) []field {
 	if s.waits != "" && stamp.Phase == "" {
 		fields = append(fields, field{"Stays staged", yellow, []string{printable(s.waits)}})
 	}
+	for _, one := range s.settled {
+		fields = append(fields, settledField(one))
+	}
 	if s.slot != "" {
 		fields = append(fields, field{"Fleet", yellow, []string{printable(s.slot)}})
 	}
@@ -334,4 +342,16 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// settledField says what has become of the /etc of a deployment that was not staged.
+func settledField(one state.Settled) field {
+	id := printable(one.Deployment[:min(shortCommit, len(one.Deployment))])
+	switch {
+	case one.Failure != "":
+		return field{"Deployment", red, []string{fmt.Sprintf("%s was made while /etc was not the administrator's own, and may have kept what was in it: %s", id, printable(one.Failure))}}
+	case len(one.Kept) > 0:
+		return field{"Deployment", yellow, []string{fmt.Sprintf("%s has the administrator's own /etc, but for what was changed in it since: %s", id, printable(strings.Join(one.Kept, ", ")))}}
+	}
+	return field{"Deployment", plain, []string{fmt.Sprintf("%s, which was made while a commit or overlays were live, has the administrator's own /etc", id)}}
 }

@@ -72,7 +72,7 @@ func (s *storage) settleDeployments(ctx context.Context, of ostree.Deployment) e
 			err = s.settle(ctx, own, made)
 		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("deployment %s: %w", made.ID(), err))
+			failed = append(failed, fmt.Errorf("deployment %s: %w", made.ID(), err), s.machine.State.NoteSettled(state.Settled{Deployment: made.ID(), Failure: err.Error()}))
 		}
 	}
 	return errors.Join(failed...)
@@ -142,7 +142,10 @@ func (s *storage) settle(ctx context.Context, own *ownEtc, made ostree.Deploymen
 		announce(t, messageSettled, fmt.Sprintf("Deployment %s, which was made while a commit or overlays were live, has the administrator's own /etc now: %s",
 			made.ID(), abbreviated(result.Restored)), nil)
 	}
-	return nil
+	if len(result.Restored)+len(result.Kept) == 0 {
+		return nil
+	}
+	return s.machine.State.NoteSettled(state.Settled{Deployment: made.ID(), Restored: result.Restored, Kept: result.Kept})
 }
 
 // ownEtc is a copy of the /etc of a deployment as it is without anything of ours, made when it is asked for.

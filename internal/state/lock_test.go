@@ -180,3 +180,16 @@ func TestRequestOfWhomWasKilledWhileAskingIsRefusedOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestSettledDeploymentsAreToldOnceEach(t *testing.T) {
+	d := testDirs(t)
+	for _, one := range []Settled{{Deployment: "a.0", Failure: "no space"}, {Deployment: "b.0", Kept: []string{"x"}}, {Deployment: "a.0", Restored: []string{"y"}}, {Deployment: "a.0", Restored: []string{"x"}}} {
+		if err := d.NoteSettled(one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := d.Settled()
+	if err != nil || len(all) != 2 || all[0].Failure != "" || !slices.Equal(all[0].Restored, []string{"x", "y"}) || !slices.Equal(all[1].Kept, []string{"x"}) {
+		t.Errorf("got %+v (%v)", all, err)
+	}
+}

@@ -110,6 +110,7 @@ func TestDeploymentThatIsNotStagedHasTheAdministratorsEtc(t *testing.T) {
 			return strings.Contains(m.Journal("MESSAGE_ID=e0b7c1f2a94d4c1c8d36f0a1be52c7d8"), v3)
 		})
 		requireTree(t, "/etc of the deployment", etcOfDeployment(), want)
+		requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"Deployment: " + v3[:12] + ", which was made while"})
 		m.Run("ostree", "admin", "undeploy", "0")
 
 		// Nobody has looked before the shutdown, or before the power cut.

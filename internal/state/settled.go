@@ -1,0 +1,54 @@
+package state
+
+import (
+	"errors"
+	"path/filepath"
+	"slices"
+)
+
+// Settled is what has become of a deployment that was made, not staged, while /etc had something of a live commit or of overlays.
+type Settled struct {
+	Deployment string   `json:"deployment"` // its deployid
+	Restored   []string `json:"restored"`   // paths below /etc that are the administrator's own there
+	Kept       []string `json:"kept"`       // that were changed since, and stay
+	Failure    string   `json:"failure"`    // why it may have kept all; empty if it did not
+}
+
+type settledDeployments struct {
+	All []Settled `json:"deployments"`
+}
+
+func (s *settledDeployments) check() error {
+	if slices.ContainsFunc(s.All, func(one Settled) bool { return one.Deployment == "" }) {
+		return errors.New("it names no deployment")
+	}
+	return nil
+}
+
+// Settled lists the deployments that were settled in this boot.
+func (d Dirs) Settled() ([]Settled, error) {
+	var s settledDeployments
+	_, err := readJSON(d.settledPath(), &s)
+	if errors.Is(err, ErrDamaged) {
+		return nil, nil // the journal of the boot has it, too
+	}
+	return s.All, err
+}
+
+// NoteSettled adds to what is known of a deployment.
+func (d Dirs) NoteSettled(one Settled) error {
+	all, err := d.Settled()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(other Settled) bool { return other.Deployment == one.Deployment })
+	if i < 0 {
+		all = append(all, one)
+	} else {
+		one.Restored = slices.Compact(slices.Sorted(slices.Values(slices.Concat(all[i].Restored, one.Restored))))
+		all[i] = one
+	}
+	return writeJSON(d.settledPath(), 0o644, settledDeployments{all})
+}
+
+func (d Dirs) settledPath() string { return filepath.Join(d.Run, "settled.json") }

@@ -64,7 +64,7 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 			return err
 		}
 		if o.dryRun {
-			return foresee(ctx, machine, args, request, o.asJSON)
+			return dryRun(ctx, machine, args, request, o.asJSON)
 		}
 		target, err := chooseTarget(machine, args)
 		if errors.Is(err, errNoTarget) {

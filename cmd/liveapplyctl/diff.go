@@ -32,12 +32,12 @@ func diffCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 			return err
 		}
 		// Also what no policy would allow can be looked at.
-		return foresee(ctx, machine, args, config.Request{Allow: config.Force, Revision: revision(args)}, *asJSON)
+		return dryRun(ctx, machine, args, config.Request{Allow: config.Force, Revision: revision(args)}, *asJSON)
 	}
 }
 
-// foresee shows what an application would do, or says why it would be refused.
-func foresee(ctx context.Context, machine *phase.Machine, args []string, request config.Request, asJSON bool) error {
+// dryRun shows what an application would do, or says why it would be refused.
+func dryRun(ctx context.Context, machine *phase.Machine, args []string, request config.Request, asJSON bool) error {
 	target, err := chooseTarget(machine, args)
 	if errors.Is(err, errNoTarget) {
 		fmt.Fprintln(os.Stderr, "No deployment is staged or pending.")
@@ -46,7 +46,7 @@ func foresee(ctx context.Context, machine *phase.Machine, args []string, request
 	if err != nil {
 		return err
 	}
-	plan, err := machine.Foresee(ctx, target.String(), request)
+	plan, err := machine.DryRun(ctx, target.String(), request)
 	if errors.Is(err, fs.ErrPermission) && isUser() {
 		return fmt.Errorf("%w: ask as root, who may read all of a commit", err)
 	}
@@ -59,13 +59,13 @@ func foresee(ctx context.Context, machine *phase.Machine, args []string, request
 	}
 	out := openScreen(os.Stdout)
 	var text strings.Builder
-	out.printFields(&text, foreseen(out, summary))
+	out.printFields(&text, planned(out, summary))
 	_, err = fmt.Fprint(out, text.String())
 	return err
 }
 
-// foreseen are the facts of a plan for people.
-func foreseen(out screen, s state.Summary) []field {
+// planned are the facts of a plan for people.
+func planned(out screen, s state.Summary) []field {
 	fields := []field{
 		{"From", plain, []string{s.From.String()}},
 		{"To", bold, partOf(s.Target, s.Partial)},

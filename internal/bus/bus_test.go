@@ -120,7 +120,7 @@ func (f *fake) take() (unit string, request config.Request) {
 	return unit, request
 }
 
-func (f *fake) Foresee(_ context.Context, rev string, _ config.Request) (*state.Plan, error) {
+func (f *fake) DryRun(_ context.Context, rev string, _ config.Request) (*state.Plan, error) {
 	f.mu.Lock()
 	running := f.running
 	f.mu.Unlock()

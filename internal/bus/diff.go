@@ -30,16 +30,16 @@ func (m manager) Diff(message dbus.Message, commit string) (dbus.ObjectPath, *db
 	}
 	return s.begin(callOf(&message), func() (state.Result, string) {
 		defer func() { <-s.diffs }()
-		return s.foresee(target, commit)
+		return s.dryRun(target, commit)
 	}), nil
 }
 
-// foresee tells what applying a commit would mean, in JSON, or why it would be refused. It leaves out what it would do in /etc: Finished goes to
+// dryRun tells what applying a commit would mean, in JSON, or why it would be refused. It leaves out what it would do in /etc: Finished goes to
 // everybody, and not everybody may know which files there are.
-func (s *Service) foresee(target ostree.Checksum, revision string) (state.Result, string) {
+func (s *Service) dryRun(target ostree.Checksum, revision string) (state.Result, string) {
 	s.comparing.Lock()
 	defer s.comparing.Unlock()
-	plan, err := s.system.Foresee(s.ctx, target.String(), config.Request{Revision: revision})
+	plan, err := s.system.DryRun(s.ctx, target.String(), config.Request{Revision: revision})
 	if err != nil {
 		return state.Refused, err.Error()
 	}

@@ -39,8 +39,8 @@ type System interface {
 	Share(ctx context.Context, request, phase string) float64
 	// Watch calls changed whenever the stamp or the share may have changed, until ctx is done.
 	Watch(ctx context.Context, changed func()) error
-	// Foresee makes the plan of an application, or says why it would be refused.
-	Foresee(ctx context.Context, rev string, request config.Request) (*state.Plan, error)
+	// DryRun makes the plan of an application, or says why it would be refused.
+	DryRun(ctx context.Context, rev string, request config.Request) (*state.Plan, error)
 	// Start starts a unit that goes to target, with a request for it: who asked, and what it is to do differently. It returns when that has ended; if it
 	// failed, with the reason.
 	Start(ctx context.Context, unit string, target ostree.Checksum, request config.Request) error

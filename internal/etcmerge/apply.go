@@ -129,7 +129,7 @@ func (a *application) carryOut() error {
 		return err
 	}
 	// No sync: a power cut leaves of this what a kill does, each path as before or as put, and the journal, which is on disk, knows
-	// both. What is in a file was on disk before the file got its name. Commit syncs, because after it the journal knows less.
+	// both. What is in a file was on disk before the file got its name. Fold syncs, because after it the journal knows less.
 	return a.removeFrom(a.fresh, freshName, nil) // what was kept
 }
 

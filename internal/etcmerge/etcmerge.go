@@ -2,7 +2,7 @@
 // (merge_configuration_from), and can take every change back.
 //
 // MakePlan and PlanFiles decide what changes; they only read. Apply writes it down in an undo journal, syncs that, and then does
-// it. What Apply did since the last Commit is the current transaction: Rollback takes back that, Reset everything. Each can be
+// it. What Apply did since the last Fold is the current transaction: Rollback takes back that, Reset everything. Each can be
 // killed at any instruction; whichever of them runs next begins where the killed one left the disk.
 //
 // Put, with a Store of its own, puts the files of overlays on top of what all that leads to.

@@ -44,7 +44,7 @@ func TestDamagedJournalIsRefusedByEveryOperation(t *testing.T) {
 		"MakePlan": func() error { _, err := l.tryPlan("v1", "v2"); return err },
 		"Apply":    func() error { _, err := Apply(t.Context(), l.repo, plan, l.dirs, nil); return err },
 		"Rollback": func() error { _, err := Rollback(t.Context(), l.dirs); return err },
-		"Commit":   func() error { return Commit(l.dirs) },
+		"Fold":     func() error { return Fold(l.dirs) },
 		"Reset":    func() error { _, err := Reset(t.Context(), l.dirs); return err },
 		"Pending":  func() error { _, err := Pending(l.dirs); return err },
 	}
@@ -146,7 +146,7 @@ func TestOperationsExcludeEachOther(t *testing.T) {
 			case 2:
 				_, err = Reset(t.Context(), l.dirs)
 			default:
-				err = Commit(l.dirs)
+				err = Fold(l.dirs)
 			}
 			if err != nil {
 				t.Error(err)

@@ -166,7 +166,7 @@ func (l *lab) reset() *Result {
 
 func (l *lab) commitJournal() {
 	l.t.Helper()
-	if err := Commit(l.dirs); err != nil {
+	if err := Fold(l.dirs); err != nil {
 		l.t.Fatal(err)
 	}
 }

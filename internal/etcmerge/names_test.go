@@ -52,7 +52,7 @@ func TestMessagesNameWhatPeopleCanFind(t *testing.T) {
 			_, applyErr := Apply(t.Context(), repo, plan, dirs, nil)
 			_, pendingErr := Pending(dirs)
 			_, rollbackErr := Rollback(t.Context(), dirs)
-			commitErr := Commit(dirs)
+			commitErr := Fold(dirs)
 			_, resetErr := Reset(t.Context(), dirs)
 			all := errors.Join(planErr, filesErr, applyErr, pendingErr, rollbackErr, commitErr, resetErr)
 			if all == nil || strings.Contains(all.Error(), "/proc/") || !strings.Contains(all.Error(), tt.want) {

@@ -65,7 +65,7 @@ func runOther(op string) error {
 		_, err = Put(ctx, dirs, strings.Fields(string(data)))
 		return err
 	case "commit":
-		return Commit(dirs)
+		return Fold(dirs)
 	case "rollback":
 		_, err := Rollback(ctx, dirs)
 		return err

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rollback takes back what was applied since the last Commit. Where a path still is what was put there it becomes what it was; where the administrator
+// Rollback takes back what was applied since the last Fold. Where a path still is what was put there it becomes what it was; where the administrator
 // changed it since, theirs stays and is in Kept. Without anything to take back it does nothing.
 //
 // After an error, or a kill, some paths are back and some are not: Rollback again goes on. A Reset that was interrupted is brought to its end,

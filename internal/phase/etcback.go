@@ -144,7 +144,7 @@ func (s *storage) takeBackByDefaults(ctx context.Context) (*etcmerge.Result, err
 		all.Restored = append(all.Restored, result.Changed...)
 		all.Kept = append(all.Kept, result.Kept...)
 		// Nobody wants to take that back: from here on it is as it was before.
-		if err := etcmerge.Commit(s.etcDirs()); err != nil {
+		if err := etcmerge.Fold(s.etcDirs()); err != nil {
 			return nil, err
 		}
 		if err := beneath.Remove(s.etcDirs().Store); err != nil {

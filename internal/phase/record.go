@@ -37,7 +37,7 @@ func (m *Machine) Record(ctx context.Context, request string) error {
 // complete brings a committed transaction to its end. It can be run again, and is, by rollback, if record was killed here. The plan
 // may be gone by then.
 func (s *storage) complete(ctx context.Context, t *state.Transaction) error {
-	if err := etcmerge.Commit(s.etcDirs()); err != nil {
+	if err := etcmerge.Fold(s.etcDirs()); err != nil {
 		return err
 	}
 	if t.From != t.Live {

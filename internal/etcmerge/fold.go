@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// Commit makes the current transaction permanent: Rollback no longer takes it back, Reset does. It is one write of the journal, which is
+// Fold makes the current transaction permanent: Rollback no longer takes it back, Reset does. It is one write of the journal, which is
 // on disk with all that was changed in /etc when it takes the place of the old one. That it did may be lost in a power cut; Reset leads to the
 // same /etc by either. Originals that Reset would not need are dropped. Without a transaction it does nothing.
-func Commit(dirs Dirs) error {
+func Fold(dirs Dirs) error {
 	s, err := openStore(context.Background(), dirs, false)
 	if errors.Is(err, errNoStore) {
 		return nil

@@ -7,9 +7,9 @@ import (
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// Foresee makes the plan that an application of a commit would carry out, or says why it would be refused. It changes nothing, takes
+// DryRun makes the plan that an application of a commit would carry out, or says why it would be refused. It changes nothing, takes
 // part in no transaction, and does not wait for one. For those who may not read all of /etc, the plan has no Etc.
-func (m *Machine) Foresee(ctx context.Context, rev string, request config.Request) (*state.Plan, error) {
+func (m *Machine) DryRun(ctx context.Context, rev string, request config.Request) (*state.Plan, error) {
 	storage, err := m.viewStorage()
 	if err != nil {
 		return nil, err

@@ -72,10 +72,23 @@ func awaitStays(t *testing.T, m *nspawn.Machine, commit, reason string) {
 }
 
 // again has what is staged looked at once more, as if it had been staged just now.
-func again(m *nspawn.Machine, commit string) {
+func again(t *testing.T, m *nspawn.Machine, commit string) {
+	t.Helper()
 	m.Run("systemctl", "start", "liveapply-staged.service")
+	before := stagedRun(m)
 	m.Stage(commit)
-	time.Sleep(500 * time.Millisecond) // for a service that is not to do anything
+	awaitStagedRun(t, m, before)
+}
+
+// stagedRun names the last run of what applies without a person.
+func stagedRun(m *nspawn.Machine) string {
+	return m.Run("systemctl", "show", "--value", "--property=InvocationID", "liveapply-staged.service")
+}
+
+// awaitStagedRun waits until it has run once more, also if it is not to do anything.
+func awaitStagedRun(t *testing.T, m *nspawn.Machine, before string) {
+	t.Helper()
+	waitFor(t, "liveapply-staged.service to run", func() bool { return stagedRun(m) != before })
 	awaitStagedEnd(m)
 }
 
@@ -135,14 +148,14 @@ func TestWhatIsRefusedStaysStagedUntilAPersonAsks(t *testing.T) {
 	requireUsrIs(t, m, v1)
 	requireNoneFailed(t, m)
 	requireSays(t, "ostree admin status", m.Run("ostree", "admin", "status"), []string{v2, "(staged)"})
-	again(m, v2)
+	again(t, m, v2)
 	equal(t, "history", results(t, m), byItself("refused", v2))
 
 	m.Run("liveapplyctl", "apply", v2)
 	requireUsrIs(t, m, v2)
 	// A person's way back is not undone, either, whatever is done to what is staged.
 	m.Run("liveapplyctl", "reset")
-	again(m, v2)
+	again(t, m, v2)
 	awaitStays(t, m, v2, "it was live before, and was left by a reset")
 	equal(t, "history", results(t, m), fmt.Sprintf("%s\napplied %.8s by liveapplyctl, uid 0\nreset %.8s by liveapplyctl, uid 0", byItself("refused", v2), v2, v1))
 
@@ -165,7 +178,7 @@ func TestWhatWasRolledBackIsNotAppliedAgain(t *testing.T) {
 	awaitStays(t, m, v2, "it was rolled back before: ")
 	requireUsrIs(t, m, v1)
 	requireSays(t, "systemctl --failed", m.Run("systemctl", "--failed", "--plain", "--no-legend"), []string{"liveapply-staged.service"})
-	again(m, v2)
+	again(t, m, v2)
 	equal(t, "history", results(t, m), byItself("rolled-back", v2))
 }
 
@@ -175,9 +188,9 @@ func TestWhatLiveapplyStagesIsNotAppliedByItself(t *testing.T) {
 	m, v1 := automaticMachine(t, nspawn.Trixie, "")
 	v2 := adds(t, m, v1, "two")
 	v3 := replaces(t, m, v2, "three")
+	before := stagedRun(m)
 	m.Run("liveapplyctl", "apply", v3)
-	time.Sleep(500 * time.Millisecond)
-	awaitStagedEnd(m)
+	awaitStagedRun(t, m, before)
 	equal(t, "history", results(t, m), fmt.Sprintf("applied %.8s by liveapplyctl, uid 0", v3))
 	m.Run("liveapplyctl", "reset")
 

@@ -40,15 +40,17 @@ func (s *Sysroot) bootLoaderDeployments() ([]Deployment, error) {
 
 // bootEntries reads libostree's entries, sorted by version, the highest first, as the boot loader does.
 // /boot/loader is a link to loader.0 or loader.1, by whose replacement libostree switches from one set of
-// entries to the next.
+// entries to the next. On a file system without links it is a directory, which libostree exchanges with the other one: that is what the boot loader reads.
 func (s *Sysroot) bootEntries() ([]bootEntry, error) {
 	loader, err := os.Readlink(filepath.Join(s.root, "boot/loader"))
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		loader = "loader.0"
-	} else if err != nil {
+	case errors.Is(err, unix.EINVAL):
+		loader = "loader"
+	case err != nil:
 		return nil, err
-	}
-	if loader != "loader.0" && loader != "loader.1" {
+	case loader != "loader.0" && loader != "loader.1":
 		return nil, fmt.Errorf("%s is a link to %q, not to loader.0 or loader.1", filepath.Join(s.root, "boot/loader"), loader)
 	}
 	dir := filepath.Join(s.root, "boot", loader, "entries")

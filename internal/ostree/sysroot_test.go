@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -400,5 +401,31 @@ func TestPathsOfADeployment(t *testing.T) {
 	got := fmt.Sprintln(d.ID(), d.Path(), d.BackingPath())
 	if want := fmt.Sprintln(id, "ostree/deploy/debian/deploy/"+id, "ostree/deploy/debian/backing/"+id); got != want {
 		t.Errorf("got  %swant %s", got, want)
+	}
+}
+
+// A boot file system without links, such as an EFI system partition.
+func TestBootLoaderDirectoryMayBeNoLink(t *testing.T) {
+	root := sysroot(t)
+	deploy(t, root, "--os=debian", "test/1")
+	deploy(t, root, "--os=debian", "--retain", "test/2")
+	s := openSysroot(t, root)
+	want, err := s.Deployments()
+	if err != nil || len(want) != 2 {
+		t.Fatalf("there are %v (%v)", want, err)
+	}
+	loader := filepath.Join(root, "boot/loader")
+	target, err := os.Readlink(loader)
+	if err == nil {
+		err = os.Remove(loader)
+	}
+	if err == nil {
+		err = os.Rename(filepath.Join(root, "boot", target), loader)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Deployments(); err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v (%v), want %v", got, err, want)
 	}
 }

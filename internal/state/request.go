@@ -62,6 +62,9 @@ func (d Dirs) TakeRequest(ctx context.Context, unit string, job func() (uint32, 
 	if found, err := exists(d.askingPath(unit)); err != nil || found {
 		return errors.Join(err, remove(d.askingPath(unit)), ErrUnclaimed)
 	}
+	if !d.HasRequests() {
+		return read("") // whatever the job
+	}
 	number, err := job()
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func (s *storage) settleDeploymentsOrTell(ctx context.Context) {
 	}
 }
 
-// settledName is the directory, beside the journals, of the deployments that were settled when this one was not booted any more.
+// settledName is a mark beside the journals: what was deployed meanwhile has been settled when this deployment was not booted any more.
 const settledName = "settled"
 
 // settleDeployments settles what was deployed while the /etc of a deployment had something of ours in it.
@@ -210,8 +210,8 @@ func (s *storage) copyAll(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// settleOthers does it at boot for what an earlier boot, of another deployment, has not come to: the machine may run from one of those now. Once for each, as
-// what is done in it from then on is the administrator's.
+// settleOthers does it at boot for what an earlier boot, of another deployment, has not come to: the machine may run from one of those now. Once, as what is
+// deployed from then on is made of another /etc.
 func (s *storage) settleOthers(ctx context.Context) {
 	all, err := s.machine.Sysroot.Deployments()
 	if err != nil {
@@ -222,7 +222,7 @@ func (s *storage) settleOthers(ctx context.Context) {
 		if of.Booted || of.Staged {
 			continue
 		}
-		mark := filepath.Join(s.root(), of.BackingPath(), "liveapply", settledName, s.machine.Booted.ID())
+		mark := filepath.Join(s.root(), of.BackingPath(), "liveapply", settledName)
 		if _, found, err := s.changedSince(of); err != nil || !found {
 			continue
 		}

@@ -130,11 +130,13 @@ func (s *storage) hasChangesOfEtc() bool {
 func (s *storage) unstage(ctx context.Context) error {
 	m := s.machine
 	own, err := m.staging()
-	if err != nil || own.Commit.IsZero() {
+	if err != nil {
 		return err
 	}
-	if err := s.restage(ctx, own, own.Replaced); err != nil {
-		return err
+	if !own.Commit.IsZero() {
+		if err := s.restage(ctx, own, own.Replaced); err != nil {
+			return err
+		}
 	}
 	return m.State.WriteStaging(state.Staging{})
 }

@@ -2,8 +2,6 @@ package phase
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -84,10 +82,8 @@ func (m *Machine) Finalized(context.Context, string) error {
 	case os.Getenv("SERVICE_RESULT") == "success" || commit.IsZero(): // systemd.exec(5)
 		return nil
 	}
-	id := make([]byte, 16)
-	rand.Read(id)
 	return m.State.AppendHistory(state.Entry{
-		Transaction: hex.EncodeToString(id), From: m.Booted.Commit, Target: commit, Started: time.Now().UTC(),
+		Transaction: state.NewID(), From: m.Booted.Commit, Target: commit, Started: time.Now().UTC(),
 		Result: state.NotFinalized, Reason: reason,
 	})
 }

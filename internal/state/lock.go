@@ -38,10 +38,15 @@ func (l *Lock) Close() { l.file.Close() }
 
 // Begin begins a transaction of a unit for a request. It takes the place of one whose file is damaged or gone.
 func (l *Lock) Begin(unit, request string) (*Transaction, error) {
+	t := &Transaction{ID: NewID(), Unit: unit, Request: request, Started: time.Now().UTC()}
+	return t, l.Write(t)
+}
+
+// NewID names a transaction, or another line of the history.
+func NewID() string {
 	id := make([]byte, 16)
 	rand.Read(id)
-	t := &Transaction{ID: hex.EncodeToString(id), Unit: unit, Request: request, Started: time.Now().UTC()}
-	return t, l.Write(t)
+	return hex.EncodeToString(id)
 }
 
 // Write records what a transaction has come to.

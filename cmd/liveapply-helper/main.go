@@ -125,15 +125,16 @@ func run(ctx context.Context, v verb, request string) error {
 	if err != nil {
 		return err
 	}
+	isPhase := v.request && !onOverlays && v.name != "finish" && v.name != "rollback"
 	err = v.run(machine)(ctx, request)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && isPhase {
 		// Even if all was done: the phases that come next will not run, so this one has to be taken back.
 		err = errors.Join(errors.New("stopped before the end"), err)
 	}
 	if err != nil && (onOverlays || !v.request) { // of a commit's application, liveapply@.service tells
 		phase.TellFailure(err)
 	}
-	if err == nil || !v.request || onOverlays || v.name == "finish" || v.name == "rollback" {
+	if err == nil || !isPhase {
 		return err
 	}
 	return errors.Join(err, machine.Fail(request, v.name, err))

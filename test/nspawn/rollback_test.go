@@ -434,3 +434,26 @@ func TestWhatSomebodyStagesOfTheSameCommitIsTheirs(t *testing.T) {
 	reset(t, m)
 	equal(t, "what is staged after the reset", m.Read("/run/ostree/staged-deployment"), theirs)
 }
+
+// The limit is reached while it waits, and counts for what comes after that.
+func TestWaitingDoesNotUseUpTheTimeToWork(t *testing.T) {
+	t.Parallel()
+	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	v2 := derived(t, m, v1, labRelease("2"))
+	v3 := derived(t, m, v2, labRelease("3"))
+	m.Run("rm", "-f", "/run/go")
+	dropIn(m, "liveapply-etc@.service", "ExecStartPost="+untilGo+"\nTimeoutStartSec=infinity")
+	dropIn(m, "liveapply-prepare@.service", "TimeoutStartSec=25")
+	m.Run("systemctl", "start", "--no-block", applyUnit(v2))
+	awaitHeld(m, "etc", v2)
+	waiting := m.Start("systemctl", "start", applyUnit(v3))
+	awaitProperty(m, phaseUnit("prepare", v3), "StatusText", "waiting for the transaction of "+v2+" to end")
+	// Longer than the limit, by the clock that systemd goes by.
+	m.Run("sh", "-c", "limit=$(($(cut -d. -f1 /proc/uptime) + 27)); until [ $(cut -d. -f1 /proc/uptime) -gt $limit ]; do sleep 0.2; done")
+	equal(t, "what waits", m.Try("systemctl", "is-active", phaseUnit("prepare", v3)).Stdout, "activating")
+	m.Write("/run/go", "")
+	if output, err := waiting.Wait(); err != nil {
+		t.Errorf("%v: %s", err, output)
+	}
+	requireLive(t, m, v3)
+}

@@ -52,51 +52,97 @@ func (s *store) backMerges(files []backFile) (map[string]*accountMerge, error) {
 	return merges, nil
 }
 
+// lockAccounts takes the lock of the account files, if the section has any.
+func (b *reversal) lockAccounts() (unlock func(), err error) {
+	if !slices.ContainsFunc(b.section.Records, func(r record) bool { return isAccounts(r.Path) }) {
+		return func() {}, nil
+	}
+	return lockAccounts(b.ctx, b.etc)
+}
+
 // mergeAccounts decides, for all account files of the section, what they go back to.
-func (b *reversal) mergeAccounts() (unlock func(), err error) {
+func (b *reversal) mergeAccounts() error {
 	var files []backFile
 	for i := range b.section.Records {
 		r := &b.section.Records[i]
 		if !isAccounts(r.Path) {
 			continue
 		}
-		if unlock == nil {
-			if unlock, err = lockAccounts(b.ctx, b.etc); err != nil {
-				return nil, err
-			}
-		}
 		p, err := b.etc.look(r.Path)
 		if err != nil {
-			unlock()
-			return nil, err
+			return err
 		}
 		if p.Type == Regular && !p.mountPoint {
 			dir, name, err := b.etc.parent(r.Path)
 			if err != nil {
-				unlock()
-				return nil, err
+				return err
 			}
 			files = append(files, backFile{r, p.State, place{dir, name}})
 		}
 	}
-	if unlock == nil {
-		return func() {}, nil
-	}
+	var err error
 	if b.merged, err = b.backMerges(files); err != nil {
-		unlock()
-		return nil, err
+		return err
 	}
 	mergeAccounts(b.merged)
-	return unlock, nil
+	return nil
+}
+
+// written is an account file that is on disk in new/.
+type written struct {
+	at      place
+	from    State // of the file whose place it is to take
+	content []byte
+}
+
+// writeAccounts writes what account files are going to be, unless somebody changes them before they are locked. If it fails they are written then.
+func (b *reversal) writeAccounts() {
+	b.written = map[string]written{}
+	if b.mergeAccounts() != nil {
+		return
+	}
+	for i := range b.section.Records {
+		r := &b.section.Records[i]
+		f := b.merged[r.Path]
+		if f == nil {
+			continue
+		}
+		p, err := b.etc.look(r.Path)
+		if err != nil || b.isBefore(r, p, f) || bytes.Equal(f.result, f.ours) {
+			continue
+		}
+		if isBack, err := b.isBack(r, p); err == nil && !isBack {
+			if at, err := b.writeAccount(p, f); err == nil {
+				b.written[r.Path] = written{at, p.State, f.result}
+			}
+		}
+	}
+}
+
+// writeAccount writes what an account file is going to be, with the attributes that it has, and waits until that is on disk.
+func (b *reversal) writeAccount(p present, f *accountMerge) (place, error) {
+	at := place{b.fresh, b.nextFresh()}
+	_, err := createFile(at.dir, at.name, p.State, fromBytes(f.result))
+	if err == nil {
+		err = syncFile(at)
+	}
+	if err != nil {
+		_ = removeAt(at.dir, at.name) // its blocks, if the disk is full
+	}
+	return at, err
+}
+
+// isBefore tells whether nothing was done to an account file since it was put.
+func (b *reversal) isBefore(r *record, p present, f *accountMerge) bool {
+	return bytes.Equal(f.result, f.theirs) && slices.ContainsFunc(r.After, func(put State) bool {
+		put.Checksum = p.Checksum
+		return same(put, p.State)
+	})
 }
 
 // restoreAccounts puts an account file back: the very file that was there if nothing was done to it since, otherwise what the merge made of it.
 func (b *reversal) restoreAccounts(r *record, p present, f *accountMerge) error {
-	isAttributesPut := slices.ContainsFunc(r.After, func(put State) bool {
-		put.Checksum = p.Checksum
-		return same(put, p.State)
-	})
-	isBefore := bytes.Equal(f.result, f.theirs) && isAttributesPut
+	isBefore := b.isBefore(r, p, f)
 	var err error
 	switch {
 	case p.mountPoint:
@@ -108,12 +154,12 @@ func (b *reversal) restoreAccounts(r *record, p present, f *accountMerge) error 
 	case bytes.Equal(f.result, f.ours):
 		return errChanged
 	default:
-		from := place{b.fresh, b.nextFresh()}
-		if _, err = createFile(from.dir, from.name, p.State, fromBytes(f.result)); err == nil {
-			err = syncFile(from)
+		w, ok := b.written[r.Path]
+		if !ok || !same(w.from, p.State) || !bytes.Equal(w.content, f.result) {
+			w.at, err = b.writeAccount(p, f)
 		}
 		if err == nil {
-			err = b.replace(from, r.Path, p)
+			err = b.replace(w.at, r.Path, p)
 		}
 		b.kept[r.Path] = true
 	}

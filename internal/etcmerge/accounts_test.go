@@ -361,3 +361,37 @@ func TestAccountsWaitForTheirLock(t *testing.T) {
 		t.Errorf("another program gets the lock, too: %s", out)
 	}
 }
+
+// Whoever waits for the lock gives up after some seconds, which a sync may take.
+func TestNothingIsSyncedUnderTheLockOfTheAccounts(t *testing.T) {
+	l := accountsLab(t)
+	l.apply(l.plan("v1", "v2"))
+	l.commitJournal()
+	l.local("echo ann:x:1001:1001::/:/bin/sh >> passwd; echo ann:h:1:::::: >> shadow")
+	trace, ok := l.traced("reset", "-e", "trace=fcntl,close,fsync,syncfs")
+	if !ok || !strings.Contains(l.read("passwd"), "\nann:") || strings.Contains(l.read("passwd"), "postgres") {
+		t.Fatalf("reset leaves this passwd:\n%s", l.read("passwd"))
+	}
+	var lock string // its file descriptor
+	var before, under, after int
+	for line := range strings.Lines(trace) {
+		_, call, _ := strings.Cut(line, " ")
+		name, args, _ := strings.Cut(strings.TrimSpace(call), "(")
+		switch {
+		case name == "fcntl" && strings.Contains(args, "F_OFD_SETLK"):
+			lock, _, _ = strings.Cut(args, ",")
+		case name == "close" && lock != "" && strings.HasPrefix(args, lock+")"):
+			lock = "closed"
+		case !strings.HasSuffix(name, "sync") && name != "syncfs":
+		case lock == "":
+			before++
+		case lock == "closed":
+			after++
+		default:
+			under++
+		}
+	}
+	if before == 0 || under > 0 || after == 0 {
+		t.Errorf("syncs before the lock, under it, after it: %d, %d, %d, in\n%s", before, under, after, trace)
+	}
+}

@@ -189,14 +189,34 @@ type reversal struct {
 	result  *Result
 	kept    map[string]bool
 	merged  map[string]*accountMerge // account files that are merged back by entry
+	written map[string]written       // what some of these have become, by path
 }
 
 func (b *reversal) run() error {
-	unlock, err := b.mergeAccounts()
+	b.writeAccounts()
+	if err := b.restoreAll(); err != nil {
+		return err
+	}
+	// Not under the lock of the account files: on a slow disk, that would make useradd and others wait, or give up.
+	if err := b.syncEtc(); err != nil {
+		return err
+	}
+	for path := range b.kept {
+		b.result.Kept = append(b.result.Kept, path)
+	}
+	return nil
+}
+
+// restoreAll does both passes, with the lock of the account files if there are any.
+func (b *reversal) restoreAll() error {
+	unlock, err := b.lockAccounts()
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := b.mergeAccounts(); err != nil {
+		return err
+	}
 	records := b.section.Records
 	for i := range slices.Backward(records) {
 		if err := b.do(&records[i], b.removePut); err != nil {
@@ -209,16 +229,7 @@ func (b *reversal) run() error {
 			return err
 		}
 	}
-	if err := b.restoreTimes(); err != nil {
-		return err
-	}
-	if err := b.syncEtc(); err != nil {
-		return err
-	}
-	for path := range b.kept {
-		b.result.Kept = append(b.result.Kept, path)
-	}
-	return nil
+	return b.restoreTimes()
 }
 
 // do does one of the two passes over a path.

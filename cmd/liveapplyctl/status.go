@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -144,13 +145,13 @@ func lookAround(ctx context.Context, machine *phase.Machine, stamp *state.Stamp)
 // updateUnit fetches updates.
 const updateUnit = "liveapply-update.service"
 
-// whyNotAutomatic says why what is staged is not applied without a person; "" if it is, if nothing is staged, or if whoever asks may not know.
+// whyNotAutomatic says why what is staged is not applied without a person, or was not yet; "" if it is, if nothing is staged, or if whoever asks may not know.
 func whyNotAutomatic(ctx context.Context, machine *phase.Machine) string {
 	decision, err := auto.Decide(ctx, machine, time.Now())
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err.Error()
 	}
-	return decision.Why
+	return cmp.Or(decision.Why, decision.Before)
 }
 
 // aboutCommit reads a commit, which may be gone from the repo, or be closed to the user who asks.

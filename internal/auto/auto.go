@@ -24,6 +24,7 @@ type Decision struct {
 	Allow  config.Allow // the policy under which it is applied
 	Slot   bool         // a slot of the fleet is to be taken before
 	Why    string       // it is not; empty if it is
+	Before string       // why it was refused the last time, if that is not held against it
 }
 
 // Decide looks at what is staged now. It only reads.
@@ -42,7 +43,8 @@ func Decide(ctx context.Context, machine *phase.Machine, now time.Time) (Decisio
 	}
 	d := Decision{Commit: commit}
 	allow, ok := c.AutoAllow()
-	switch against := verdict(entries, commit); {
+	against, before := verdict(entries, commit)
+	switch {
 	case !ok:
 		d.Why = "applying without a person is switched off (Apply=no in liveapply.conf, or liveapply.auto=no)"
 	case locked:
@@ -50,7 +52,7 @@ func Decide(ctx context.Context, machine *phase.Machine, now time.Time) (Decisio
 	case against != "":
 		d.Why = against
 	default:
-		d.Allow, d.Slot = allow, c.Auto.FleetLock != ""
+		d.Allow, d.Slot, d.Before = allow, c.Auto.FleetLock != "", before
 		d.Why, err = outside(ctx, c.Auto.Windows, now)
 	}
 	return d, err
@@ -78,18 +80,21 @@ func staged(machine *phase.Machine) (commit ostree.Checksum, locked bool, err er
 	return deployment.Commit, deployment.Locked, nil
 }
 
-// verdict says what the history has against applying a commit once more; nothing is "". A person who applies it changes that.
-func verdict(entries []state.Entry, commit ostree.Checksum) string {
+// verdict says what the history has against applying a commit once more; nothing is "". A person who applies it changes that. What may have passed
+// is not held against it, and is what it waited for before.
+func verdict(entries []state.Entry, commit ostree.Checksum) (against, before string) {
 	last := lastOf(entries, commit)
 	switch {
 	case last != nil && last.Target == commit && last.Result == state.Applied && last.Partial != nil:
-		return "only a part of it was applied before: " + last.Partial.String()
+		return "only a part of it was applied before: " + last.Partial.String(), ""
 	case last == nil || last.Target == commit && last.Result == state.Applied:
-		return ""
+		return "", ""
+	case last.Target == commit && last.Passing:
+		return "", "it was refused for a reason that may pass, and is tried again: " + last.Reason
 	case last.Target == commit:
-		return fmt.Sprintf("it was %s before: %s", strings.ReplaceAll(string(last.Result), "-", " "), last.Reason)
+		return fmt.Sprintf("it was %s before: %s", strings.ReplaceAll(string(last.Result), "-", " "), last.Reason), ""
 	}
-	return "it was live before, and was left by " + describe(last)
+	return "it was live before, and was left by " + describe(last), ""
 }
 
 // lastOf returns the last transaction that made a commit live, or was to, or led from it to another; nil if there is none.
@@ -114,7 +119,8 @@ func describe(e *state.Entry) string {
 }
 
 // Run applies what is staged, if it is to be, and what is staged meanwhile: systemd watches for that only when this has ended. A commit that is
-// refused stays staged, which is no failure; one that had to be rolled back is. Where a slot of the fleet is needed, it is waited for, and held
+// refused stays staged, which is no failure; one that had to be rolled back is. One that was refused for a reason that may pass is tried again by a timer, not
+// here. Where a slot of the fleet is needed, it is waited for, and held
 // until this unit has ended, to which systemd has bound it.
 func Run(ctx context.Context, machine *phase.Machine) error {
 	var tried ostree.Checksum
@@ -133,6 +139,10 @@ func Run(ctx context.Context, machine *phase.Machine) error {
 			fmt.Printf("commit %s stays staged: %s\n", d.Commit, d.Why)
 		}
 		if d.Commit.IsZero() || d.Why != "" || d.Commit == tried {
+			if d.Commit == tried && d.Before != "" {
+				fmt.Printf("commit %s stays staged: %s\n", d.Commit, d.Before)
+				failed = errors.Join(failed, tryAgain(ctx))
+			}
 			return failed
 		}
 		if d.Slot && !holds {
@@ -151,6 +161,11 @@ func Run(ctx context.Context, machine *phase.Machine) error {
 		}
 		tried, failed = d.Commit, err
 	}
+}
+
+// tryAgain has this run once more after a time, which begins anew if the timer runs already.
+func tryAgain(ctx context.Context) error {
+	return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Restart(ctx, services.AgainUnit) })
 }
 
 // takeSlot waits for a slot of the fleet. If it fails, the server may have given one all the same, and the answer alone was lost.

@@ -43,9 +43,18 @@ func TestVerdictOfTheHistory(t *testing.T) {
 			"only a part of it was applied before: without nginx"},
 		"left, and back again": {[]state.Entry{entry(b, c, state.Applied), entry(c, b, state.Applied)}, ""},
 	} {
-		if got := verdict(test.entries, b); got != test.want {
-			t.Errorf("%s: got %q, want %q", name, got, test.want)
+		if got, before := verdict(test.entries, b); got != test.want || before != "" {
+			t.Errorf("%s: got %q, %q, want %q", name, got, before, test.want)
 		}
+	}
+	passing := entry(a, b, state.Refused)
+	passing.Passing = true
+	against, before := verdict([]state.Entry{entry(a, b, state.Refused), passing}, b)
+	if against != "" || before != "it was refused for a reason that may pass, and is tried again: why" {
+		t.Errorf("refused for a reason that may pass: got %q, %q", against, before)
+	}
+	if against, before = verdict([]state.Entry{passing, entry(a, b, state.Refused)}, b); against != "it was refused before: why" || before != "" {
+		t.Errorf("refused for a lasting reason since: got %q, %q", against, before)
 	}
 }
 

@@ -229,7 +229,7 @@ func (p *preparation) refuseLostMounts() error {
 			continue // its mount point is in the other mount
 		}
 		if _, err := p.Repo.Lookup(commit.Root, filepath.Join(usrTree, mount)); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("something is mounted on /usr/%s, which the target does not have: unmount it first", mount)
+			return passing{fmt.Errorf("something is mounted on /usr/%s, which the target does not have: unmount it first", mount)}
 		} else if err != nil {
 			return err
 		}
@@ -255,13 +255,13 @@ func (p *preparation) refuseTooLittleSpace() error {
 	need.Bytes += etc.Bytes
 	need.Inodes += etc.Inodes
 	if available := int64(free.Bavail) * free.Bsize; need.Bytes > available {
-		return fmt.Errorf("%s has %d KiB free, and applying commit %s needs %d KiB: make room (ostree admin cleanup)",
-			physicalRoot, available>>10, p.plan.Target, need.Bytes>>10)
+		return passing{fmt.Errorf("%s has %d KiB free, and applying commit %s needs %d KiB: make room (ostree admin cleanup)",
+			physicalRoot, available>>10, p.plan.Target, need.Bytes>>10)}
 	}
 	// Filesystems without a fixed number of inodes say 0 of 0 (btrfs).
 	if free.Files > 0 && uint64(need.Inodes) > free.Ffree {
-		return fmt.Errorf("%s has %d inodes free, and applying commit %s needs %d: remove files that are not needed",
-			physicalRoot, free.Ffree, p.plan.Target, need.Inodes)
+		return passing{fmt.Errorf("%s has %d inodes free, and applying commit %s needs %d: remove files that are not needed",
+			physicalRoot, free.Ffree, p.plan.Target, need.Inodes)}
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func (m *Machine) Prepare(ctx context.Context, request string) error {
 
 // refusal is how a request ends that prepare refuses.
 func refusal(why error) state.Outcome {
-	return state.Outcome{Result: state.Refused, Reason: why.Error(), Phase: "prepare"}
+	return state.Outcome{Result: state.Refused, Reason: why.Error(), Phase: "prepare", Passing: isPassing(why)}
 }
 
 func (s *storage) prepare(ctx context.Context, t *state.Transaction) error {
@@ -109,10 +109,11 @@ func (p *preparation) identify(ctx context.Context) error {
 		return err
 	}
 	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
-	if err := p.resolve(t.Request); err != nil {
+	err = p.resolve(t.Request)
+	t.From, t.Target = p.plan.From, p.plan.Target // also of what is refused, if it is known
+	if err != nil {
 		return err
 	}
-	t.From, t.Target = p.plan.From, p.plan.Target
 	for _, warning := range p.config.Warnings {
 		warn("%s", warning)
 	}
@@ -140,14 +141,8 @@ func handling(c *config.Config) state.Handling {
 	}
 }
 
-// resolve finds out from where to where it goes.
+// resolve finds out from where to where it goes, and whether it could go anywhere.
 func (p *preparation) resolve(rev string) error {
-	if err := p.refuseUnlocked(); err != nil {
-		return err
-	}
-	if err := p.refuseOtherEtc(); err != nil {
-		return err
-	}
 	live, err := p.Live()
 	if err != nil {
 		return err
@@ -158,7 +153,10 @@ func (p *preparation) resolve(rev string) error {
 	}
 	p.rev = rev
 	p.plan.Booted, p.plan.From, p.plan.Target = p.Booted.Commit, live, target
-	return nil
+	if err := p.refuseUnlocked(); err != nil {
+		return err
+	}
+	return p.refuseOtherEtc()
 }
 
 // apply prepares the change of /usr and /etc to the target.

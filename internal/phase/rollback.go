@@ -141,7 +141,9 @@ func (s *storage) rolledBack(ctx context.Context, t *state.Transaction, outcome 
 	}
 	announce(t, messageFailed, fmt.Sprintf("Commit %s was not applied (%s): %s", requested(t), outcome.Result, outcome.Reason),
 		map[string]string{"LIVEAPPLY_RESULT": string(outcome.Result)})
-	m.writeHistory(state.NewEntry(t, outcome.Result, outcome.Reason))
+	entry := state.NewEntry(t, outcome.Result, outcome.Reason)
+	entry.Passing = outcome.Passing
+	m.writeHistory(entry)
 	return m.conclude(ctx, t, outcome)
 }
 
@@ -194,11 +196,10 @@ func (m *Machine) Fail(request, phase string, reason error) error {
 	if outcome, err := m.State.Outcome(request); err == nil && outcome != nil && outcome.Result == state.Applied {
 		return nil
 	}
-	result := state.RolledBack
 	if phase == "prepare" {
-		result = state.Refused
+		return m.State.SetOutcome(request, refusal(reason))
 	}
-	return m.State.SetOutcome(request, state.Outcome{Result: result, Reason: reason.Error(), Phase: phase})
+	return m.State.SetOutcome(request, state.Outcome{Result: state.RolledBack, Reason: reason.Error(), Phase: phase})
 }
 
 // requested names what a transaction was to apply: the commit, if prepare came to know it.

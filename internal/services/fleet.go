@@ -15,6 +15,9 @@ const FleetLockUnit = "liveapply-fleetlock.service"
 // FleetLockReleaseUnit gives the slot back.
 const FleetLockReleaseUnit = "liveapply-fleetlock-release.service"
 
+// AgainUnit starts liveapply-staged.service once more, some time after it was started itself.
+const AgainUnit = "liveapply-again.timer"
+
 // IsWorking tells whether a unit of any transaction runs or is about to.
 func (s *Systemd) IsWorking(ctx context.Context) (bool, error) {
 	units, err := s.transactionUnits(ctx)

@@ -39,6 +39,7 @@ type Entry struct {
 	Started     time.Time       `json:"started"`
 	Result      Result          `json:"result"`
 	Reason      string          `json:"reason"`
+	Passing     bool            `json:"passing,omitempty"` // it was refused for a reason that may pass by itself
 	RequestedBy string          `json:"requested_by"`
 	Allow       string          `json:"allow"` // the policy under which it was applied or refused; empty for a reset
 	Phases      []PhaseRun      `json:"phases"`

@@ -10,9 +10,10 @@ import (
 // Outcome is how a request ended. It is left for liveapply@.service, which runs when the phases have ended or the rollback has,
 // and tells whoever started it.
 type Outcome struct {
-	Result Result `json:"result"`
-	Reason string `json:"reason"` // why it failed; empty if it did not
-	Phase  string `json:"phase"`  // that failed; empty if none did
+	Result  Result `json:"result"`
+	Reason  string `json:"reason"`  // why it failed; empty if it did not
+	Phase   string `json:"phase"`   // that failed; empty if none did
+	Passing bool   `json:"passing"` // it was refused for a reason that may pass by itself
 }
 
 // check refuses what no SetOutcome has written.

@@ -167,6 +167,35 @@ func TestWhatIsRefusedStaysStagedUntilAPersonAsks(t *testing.T) {
 	awaitLive(t, m, v3)
 }
 
+// A merged extension is in the way until it is taken out, of which nobody tells.
+func TestWhatIsRefusedForAReasonThatPassesIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	m, v1 := automaticMachine(t, nspawn.Trixie, "")
+	makeExtension(m)
+	m.Run("systemd-sysext", "merge")
+	v2 := adds(t, m, v1, "two")
+	m.Stage(v2)
+	awaitStays(t, m, v2, "it was refused for a reason that may pass, and is tried again: /usr: systemd-sysext has merged extensions")
+	requireNoneFailed(t, m)
+	equal(t, "liveapply-again.timer", m.Try("systemctl", "is-active", "liveapply-again.timer").Stdout, "active")
+	equal(t, "history", results(t, m), byItself("refused", v2))
+	equal(t, "passing", history(t, m)[0].Passing, true)
+
+	m.Run("systemctl", "stop", "liveapply-again.timer")
+	m.Run("mkdir", "-p", "/run/systemd/system/liveapply-again.timer.d")
+	m.Write("/run/systemd/system/liveapply-again.timer.d/soon.conf", "[Timer]\nOnActiveSec=\nOnActiveSec=1s\nAccuracySec=1us\n")
+	m.Run("systemctl", "daemon-reload")
+	m.Run("systemctl", "start", "liveapply-staged.service")
+	waitFor(t, "the timer to have tried it again, and again", func() bool { return len(history(t, m)) > 3 })
+	m.Run("systemd-sysext", "unmerge")
+	awaitLive(t, m, v2)
+	requireUsrIs(t, m, v2)
+	requireNoneFailed(t, m)
+	tries := len(history(t, m))
+	time.Sleep(3 * time.Second) // for a timer that goes on
+	equal(t, "lines of the history", len(history(t, m)), tries)
+}
+
 func TestWhatWasRolledBackIsNotAppliedAgain(t *testing.T) {
 	t.Parallel()
 	m, v1 := automaticMachine(t, nspawn.Trixie, "")

@@ -119,6 +119,7 @@ type transaction struct {
 	Started     string `json:"started"`
 	Result      string `json:"result"`
 	Reason      string `json:"reason"`
+	Passing     bool   `json:"passing"`
 	RequestedBy string `json:"requested_by"`
 	Allow       string `json:"allow"`
 	Phases      []struct {

@@ -8,6 +8,13 @@ import (
 	"github.com/liveapply/liveapply/test/nspawn"
 )
 
+// makeExtension makes an extension, which systemd-sysext can merge.
+func makeExtension(m *nspawn.Machine) {
+	m.Run("sh", "-c", `mkdir -p /var/lib/extensions/more/usr/lib/extension-release.d /var/lib/extensions/more/usr/share
+		echo ID=_any >/var/lib/extensions/more/usr/lib/extension-release.d/extension-release.more
+		touch /var/lib/extensions/more/usr/share/more`)
+}
+
 // systemd-sysext mounts an overlay of its own on /usr, which would hide what is mounted beneath it, and is made of what was there before.
 func TestExtensionsAreMergedIntoWhatIsLive(t *testing.T) {
 	t.Parallel()
@@ -22,9 +29,7 @@ func TestExtensionsAreMergedIntoWhatIsLive(t *testing.T) {
 		}
 		v2 := withFile(v1, "two")
 		v3 := withFile(v2, "three")
-		m.Run("sh", "-c", `mkdir -p /var/lib/extensions/more/usr/lib/extension-release.d /var/lib/extensions/more/usr/share
-			echo ID=_any >/var/lib/extensions/more/usr/lib/extension-release.d/extension-release.more
-			touch /var/lib/extensions/more/usr/share/more`)
+		makeExtension(m)
 		requireFiles := func(names ...string) {
 			t.Helper()
 			for _, name := range names {

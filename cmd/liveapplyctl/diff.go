@@ -85,6 +85,7 @@ func planned(out screen, s state.Summary) []field {
 	add("Removed units", plain, joined(s.Impact.Units.Removed))
 	add("/etc", plain, etcOf(s.Etc))
 	add("Stays in /etc", yellow, localOf(s.EtcLocal))
+	add("By tmpfiles.d", yellow, printableLines(s.TmpfilesChanges))
 	add("Reboot for", yellow, joined(s.Impact.RebootRequired))
 	return fields
 }
@@ -141,6 +142,14 @@ func changesOf(changes []pkgdb.Change) []string {
 	var lines []string
 	for _, c := range changes {
 		lines = append(lines, printable(fmt.Sprintf("%s %s to %s", c.Old.Name, c.Old.Version, c.New.Version)))
+	}
+	return lines
+}
+
+func printableLines(texts []string) []string {
+	var lines []string
+	for _, text := range texts {
+		lines = append(lines, printable(text))
 	}
 	return lines
 }

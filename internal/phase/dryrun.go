@@ -26,5 +26,8 @@ func (m *Machine) DryRun(ctx context.Context, rev string, request config.Request
 		return nil, err
 	}
 	p.plan.Transient = p.config.Transient
-	return &p.plan, p.decide(ctx)
+	if err := p.decide(ctx); err != nil {
+		return &p.plan, err
+	}
+	return &p.plan, p.lookAtTmpfiles()
 }

@@ -6,7 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/ostree"
 )
 
 // Tmpfiles makes the users, and completes /var and /run, as the target's changed fragments say.
@@ -58,6 +64,38 @@ func createFiles(ctx context.Context, fragments []string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("completing /run and /var: systemd-tmpfiles: %w", err)
+	}
+	return nil
+}
+
+// fragmentLimit is far above what fragments of tmpfiles.d(5) hold, in bytes.
+const fragmentLimit = 1 << 20
+
+// lookAtTmpfiles finds out what systemd-tmpfiles would do to what is there, as the target's fragments say: one of the same name that the administrator has in
+// /etc, and that takes its place, is not for everybody's eyes.
+func (p *preparation) lookAtTmpfiles() error {
+	for _, name := range p.plan.Impact.Tmpfiles {
+		for _, dir := range []string{etcTree, usrTree + "/lib"} { // the first takes the place of the other
+			entry, err := p.lookup(p.plan.Live, filepath.Join(dir, "tmpfiles.d", name))
+			if err != nil {
+				return err
+			}
+			if entry.Kind != ostree.KindFile {
+				continue
+			}
+			file, err := p.Repo.File(entry.Checksum)
+			if err != nil {
+				return err
+			}
+			if file.Mode&unix.S_IFMT == unix.S_IFREG { // a link masks it
+				content, err := p.Repo.ReadFile(entry.Checksum, fragmentLimit)
+				if err != nil {
+					return err
+				}
+				p.plan.TmpfilesChanges = append(p.plan.TmpfilesChanges, impact.TmpfilesChanges(string(content))...)
+			}
+			break
+		}
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type Plan struct {
 	Impact      impact.Impact   `json:"impact"`
 	Etc         *etcmerge.Plan  `json:"etc"`
 	Services    Handling        `json:"services"`
+	// TmpfilesChanges is only for those who look: the lines of changed fragments of tmpfiles.d that change or remove what is there.
+	TmpfilesChanges []string `json:"tmpfiles_changes,omitempty"`
 }
 
 // check refuses what no WritePlan has written.

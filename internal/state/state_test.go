@@ -352,7 +352,7 @@ func TestPlanOfAnotherTransactionIsNotUsed(t *testing.T) {
 }
 
 func TestSummaryHasNoContentOfFiles(t *testing.T) {
-	plan := &Plan{Target: checksum(t, "b"), Layers: []string{"/layer"}, Etc: &etcmerge.Plan{
+	plan := &Plan{Target: checksum(t, "b"), Layers: []string{"/layer"}, TmpfilesChanges: []string{"r /run/a"}, Etc: &etcmerge.Plan{
 		Changes: []etcmerge.Change{{Path: "shadow", Base: []byte("root:hash"), Text: []byte("root:hash"), Merged: true}},
 		Local:   []etcmerge.Local{{Path: "hosts", Kind: etcmerge.LocalChanged}},
 	}}
@@ -360,6 +360,7 @@ func TestSummaryHasNoContentOfFiles(t *testing.T) {
 	want := Summary{
 		Target: plan.Target, Layers: plan.Layers,
 		Etc: []EtcChange{{"shadow", "merge"}}, EtcLocal: plan.Etc.Local,
+		TmpfilesChanges: plan.TmpfilesChanges,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

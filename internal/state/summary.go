@@ -20,6 +20,8 @@ type Summary struct {
 	Impact    impact.Impact    `json:"impact"`
 	Etc       []EtcChange      `json:"etc"`       // in tree order; null for those who may not read all of /etc
 	EtcLocal  []etcmerge.Local `json:"etc_local"` // whose default changes, and which stay as the administrator has them
+	// TmpfilesChanges are the lines of changed fragments of tmpfiles.d that change or remove something in /run and /var.
+	TmpfilesChanges []string `json:"tmpfiles_changes,omitempty"`
 }
 
 // EtcChange is a path that changes in /etc.
@@ -31,6 +33,7 @@ type EtcChange struct {
 // Summary leaves out what is not for everybody's eyes, or for nobody's.
 func (p *Plan) Summary() Summary {
 	s := Summary{Booted: p.Booted, From: p.From, Target: p.Target, Live: p.Live, Partial: p.Partial, Layers: append([]string{}, p.Layers...), Transient: p.Transient, Impact: p.Impact}
+	s.TmpfilesChanges = p.TmpfilesChanges
 	if p.Etc == nil {
 		return s
 	}

@@ -165,3 +165,25 @@ func TestAdditivePolicyGoesByPackages(t *testing.T) {
 	m.Run("liveapplyctl", "apply", "--allow=replace", upgraded)
 	requireLive(t, m, upgraded)
 }
+
+// What systemd-tmpfiles writes or removes is not taken back, so it is told before.
+func TestDiffShowsWhatTmpfilesWouldDoToWhatIsThere(t *testing.T) {
+	t.Parallel()
+	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	makeTransient(m)
+	const changing = "f+ /run/there - - - - new"
+	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
+		tree.Write("usr/lib/tmpfiles.d/more.conf", "d /run/more\nf /run/kept - - - - new\n"+changing+"\n", 0o644)
+	})
+	m.Write("/run/there", "old")
+	m.Write("/run/kept", "old")
+	var diff struct {
+		Changes []string `json:"tmpfiles_changes"`
+	}
+	unmarshal(t, m.Run("liveapplyctl", "diff", "--json", v2), &diff)
+	equal(t, "tmpfiles_changes", fmt.Sprint(diff.Changes), "["+changing+"]")
+	requireSays(t, "liveapplyctl diff", m.Run("liveapplyctl", "diff", v2), []string{changing})
+	apply(t, m, v2)
+	equal(t, "/run/there", m.Read("/run/there"), "new")
+	equal(t, "/run/kept", m.Read("/run/kept"), "old")
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 )
 
 // Verb is what an operation does.
@@ -37,6 +38,8 @@ type Operation struct {
 	Priority int    `json:"priority,omitempty"`
 	Writable bool   `json:"writable,omitempty"`
 	SHA256   string `json:"sha256,omitempty"` // of the image
+	// Image is the image of import, where it is open already; nil if From is to be opened.
+	Image *os.File `json:"-"`
 }
 
 // Request is what is to be done in one step.

@@ -62,18 +62,40 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 	if err != nil {
 		return err
 	}
-	t, err := m.claim(ctx, services.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))
+	configuration, err := m.Config.Load("")
 	if err != nil {
 		return err
 	}
+	rules := content.Rules(configuration.Overlay)
 	var failed []error
+	_, _, runtime := m.stores(physicalRoot)
+	index, err := runtime.Index()
+	if err != nil {
+		return err
+	}
+	var fetched []overlay.Operation
 	for _, asked := range images {
-		if asked.IsURL() != (which == UpdatesByURL) {
+		if asked.IsURL() != (which == UpdatesByURL) || index.Find(updatesName(asked)) != nil {
+			continue // or the initrd has taken it
+		}
+		// Before it is this one's turn: what comes at boot before all services must not wait for a server.
+		op, err := m.fetchUpdates(ctx, asked, rules)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", asked, err))
 			continue
 		}
-		if err := m.importUpdates(ctx, asked); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", asked, err))
+		defer op.Image.Close()
+		fetched = append(fetched, op)
+	}
+	t, err := m.claim(ctx, services.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))
+	if err != nil {
+		return errors.Join(errors.Join(failed...), err)
+	}
+	for _, op := range fetched {
+		if err := m.importUpdates(ctx, op, rules); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", op.From, err))
 		}
+		op.Image.Close() // of memory, in /run
 	}
 	t.Begin("overlay")
 	all, err := m.Overlays()
@@ -92,38 +114,36 @@ const (
 // updatesPriority puts updates images above what an administrator has made, later ones above the earlier.
 const updatesPriority = 10000
 
-// importUpdates takes one image, unless the initrd has taken it.
-func (m *Machine) importUpdates(ctx context.Context, asked config.UpdatesImage) error {
+func updatesName(asked config.UpdatesImage) string { return fmt.Sprintf("updates-%d", asked.Number) }
+
+// fetchUpdates opens or fetches one image.
+func (m *Machine) fetchUpdates(ctx context.Context, asked config.UpdatesImage, rules content.Rules) (op overlay.Operation, err error) {
 	source, err := image.ParseSource(asked.Text)
 	if err != nil {
-		return err
-	}
-	_, _, runtime := m.stores(physicalRoot)
-	index, err := runtime.Index()
-	if err != nil {
-		return err
-	}
-	name := fmt.Sprintf("updates-%d", asked.Number)
-	if index.Find(name) != nil {
-		return nil
+		return op, err
 	}
 	if !asked.IsURL() {
 		if source.Location, err = m.findImage(source.Location); err != nil {
-			return err
+			return op, err
 		}
 	}
-	configuration, err := m.Config.Load("")
-	if err != nil {
-		return err
+	op = overlay.Operation{
+		Verb: overlay.Import, Name: updatesName(asked), From: source.Location, SHA256: source.SHA256, Runtime: true,
+		Priority: updatesPriority + asked.Number,
 	}
+	op.Image, err = content.FetchImage(ctx, op, rules, m.State.Run)
+	return op, err
+}
+
+// importUpdates takes one image.
+func (m *Machine) importUpdates(ctx context.Context, op overlay.Operation, rules content.Rules) error {
+	_, _, runtime := m.stores(physicalRoot)
 	request := &overlay.Request{
-		Operations: []overlay.Operation{{
-			Verb: overlay.Import, Name: name, From: source.Location, SHA256: source.SHA256, Runtime: true, Priority: updatesPriority + asked.Number,
-		}},
+		Operations: []overlay.Operation{op},
 		// Whoever writes the kernel command line may replace what the system cannot do without.
 		Force: true,
 	}
-	draft, err := m.draftIn(ctx, runtime, nil, 0, request, content.Rules(configuration.Overlay))
+	draft, err := m.draftIn(ctx, runtime, nil, 0, request, rules)
 	if err != nil {
 		return err
 	}

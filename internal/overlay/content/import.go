@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,15 +21,15 @@ const (
 
 // importImage makes a new overlay, or new content of one, from an updates image.
 func (d *Draft) importImage(ctx context.Context, op overlay.Operation) error {
-	limits := image.Limits{Bytes: maxImage, Entries: maxImageEntries}
-	if d.rules.MaxSize > 0 {
-		limits.Bytes = min(limits.Bytes, d.rules.MaxSize)
+	limits := d.rules.imageLimits()
+	source := op.Image
+	if source == nil {
+		var err error
+		if source, err = FetchImage(ctx, op, d.rules, d.under.Scratch); err != nil {
+			return err
+		}
+		defer source.Close()
 	}
-	source, err := image.Source{Location: op.From, SHA256: op.SHA256}.Open(ctx, limits.Bytes, d.under.Scratch)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
 	if d.Index.Find(op.Name) == nil {
 		if err := d.add(overlay.Overlay{Name: op.Name, Kind: overlay.Updates, Scope: op.Scope, Priority: op.Priority, Enabled: true}); err != nil {
 			return err
@@ -48,6 +49,20 @@ func (d *Draft) importImage(ctx context.Context, op overlay.Operation) error {
 		return err
 	}
 	return l.completeDirs()
+}
+
+// FetchImage opens the image that an operation imports, or fetches it to a file without a name in the directory scratch: before anything is locked, for a server may take
+// its time. It is the Image of the operation then.
+func FetchImage(ctx context.Context, op overlay.Operation, rules Rules, scratch string) (*os.File, error) {
+	return image.Source{Location: op.From, SHA256: op.SHA256}.Open(ctx, rules.imageLimits().Bytes, scratch)
+}
+
+func (r Rules) imageLimits() image.Limits {
+	limits := image.Limits{Bytes: maxImage, Entries: maxImageEntries}
+	if r.MaxSize > 0 {
+		limits.Bytes = min(limits.Bytes, r.MaxSize)
+	}
+	return limits
 }
 
 // landing puts the entries of an image where they belong in this system.

@@ -79,6 +79,7 @@ func waiting() (end func()) {
 	extend := func() {
 		_, _ = daemon.SdNotify(false, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extendBy.Microseconds()))
 	}
+	extend()
 	stop := make(chan struct{})
 	go func() {
 		ticker := time.NewTicker(extendEvery)

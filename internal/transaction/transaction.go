@@ -36,8 +36,10 @@ type Place struct {
 
 // Lock waits for the lock.
 func (p Place) Lock(ctx context.Context) (*state.Lock, error) {
-	defer p.Waiting()()
+	end := func() {}
+	defer func() { end() }()
 	return p.State.Lock(ctx, func() {
+		end = p.Waiting()
 		if t, err := p.UnderWay(); t != nil && err == nil {
 			p.Status("waiting for the transaction of %s to end", t.Request)
 		} else {

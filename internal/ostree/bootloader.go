@@ -40,7 +40,8 @@ func (s *Sysroot) bootLoaderDeployments() ([]Deployment, error) {
 
 // bootEntries reads libostree's entries, sorted by version, the highest first, as the boot loader does.
 // /boot/loader is a link to loader.0 or loader.1, by whose replacement libostree switches from one set of
-// entries to the next. On a file system without links it is a directory, which libostree exchanges with the other one: that is what the boot loader reads.
+// entries to the next. Where that is on a
+// file system without links, a libostree that supports it (no release up to 2026.4 does) makes it a directory: that is what the boot loader reads.
 func (s *Sysroot) bootEntries() ([]bootEntry, error) {
 	loader, err := os.Readlink(filepath.Join(s.root, "boot/loader"))
 	switch {

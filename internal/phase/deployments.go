@@ -99,13 +99,6 @@ func (s *storage) changedSince(of ostree.Deployment) (since time.Time, found boo
 	return since, found, nil
 }
 
-// etcDirsOf are what package etcmerge works on for a deployment: for the live commit, and for overlays.
-func (s *storage) etcDirsOf(of ostree.Deployment) [2]etcmerge.Dirs {
-	backing := filepath.Join(s.root(), of.BackingPath(), "liveapply")
-	etc := filepath.Join(s.root(), of.Path(), "etc")
-	return [2]etcmerge.Dirs{{Etc: etc, Store: filepath.Join(backing, "etc")}, {Etc: etc, Store: filepath.Join(backing, overlaysName)}}
-}
-
 // birth is when a file was made; on a file system that does not know, when it was changed last.
 func birth(path string) (time.Time, error) {
 	var st unix.Statx_t

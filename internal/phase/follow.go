@@ -270,14 +270,6 @@ func repairOverlayEtc(store string) string {
 	return fmt.Sprintf("to keep in /etc what overlays have put there, remove %s; the files that they replaced are in its directory saved", store)
 }
 
-func (s *storage) overlayEtcDirs() etcmerge.Dirs {
-	dirs := s.etcDirs()
-	dirs.Store = filepath.Join(s.dir, overlaysName)
-	dirs.StoreName = filepath.Join(filepath.Dir(dirs.StoreName), overlaysName)
-	dirs.Repair = repairOverlayEtc(dirs.StoreName)
-	return dirs
-}
-
 // asidePath is a note that the files of overlays in /etc have been taken back for a moment, and are to be put again.
 func (m *Machine) asidePath() string { return filepath.Join(m.State.Run, "overlays-aside") }
 

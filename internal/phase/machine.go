@@ -213,14 +213,25 @@ func (s *storage) Close() {
 	s.sysroot.Close()
 }
 
-// etcDirs is what package etcmerge works on: /etc of the booted deployment by its path below /sysroot, so that files
-// can be renamed between it and the journal's directory.
-func (s *storage) etcDirs() etcmerge.Dirs {
-	return etcmerge.Dirs{
-		Etc:       filepath.Join(s.root(), s.machine.Booted.Path(), "etc"),
-		Store:     filepath.Join(s.dir, "etc"),
-		StoreName: filepath.Join(physicalRoot, s.machine.Booted.BackingPath(), "liveapply/etc"),
+// etcDirs is what package etcmerge works on for the booted deployment and its live commit.
+func (s *storage) etcDirs() etcmerge.Dirs { return s.etcDirsOf(s.machine.Booted)[0] }
+
+// overlayEtcDirs is the same for what overlays have put there.
+func (s *storage) overlayEtcDirs() etcmerge.Dirs { return s.etcDirsOf(s.machine.Booted)[1] }
+
+// etcDirsOf are the two for any deployment: its /etc by its path below /sysroot, so that files can be renamed between it and the journals' directories.
+func (s *storage) etcDirsOf(of ostree.Deployment) [2]etcmerge.Dirs {
+	dirs := func(store string) etcmerge.Dirs {
+		store = filepath.Join(of.BackingPath(), "liveapply", store)
+		return etcmerge.Dirs{
+			Etc:       filepath.Join(s.root(), of.Path(), "etc"),
+			Store:     filepath.Join(s.root(), store),
+			StoreName: filepath.Join(physicalRoot, store),
+		}
 	}
+	live, overlays := dirs("etc"), dirs(overlaysName)
+	overlays.Repair = repairOverlayEtc(overlays.StoreName)
+	return [2]etcmerge.Dirs{live, overlays}
 }
 
 // usrTree and etcTree are where a commit's tree has what becomes /usr and /etc.

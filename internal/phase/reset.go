@@ -118,7 +118,7 @@ func (s *storage) stopLive(ctx context.Context) error {
 
 // hasChangesOfEtc tells whether there is anything in /etc to be taken back, or that may be.
 func (s *storage) hasChangesOfEtc() bool {
-	for _, dirs := range []etcmerge.Dirs{s.etcDirs(), s.overlayEtcDirs()} {
+	for _, dirs := range s.etcDirsOf(s.machine.Booted) {
 		if pending, err := etcmerge.Pending(dirs); pending || err != nil {
 			return true
 		}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,8 +58,13 @@ func (s *storage) settleDeployments(ctx context.Context, of ostree.Deployment) e
 	if err != nil {
 		return err
 	}
-	own := &ownEtc{storage: s, of: of}
-	defer own.remove()
+	own := filepath.Join(s.root(), of.BackingPath(), "liveapply", ownEtcName)
+	makeOwn := sync.OnceValue(func() error { return s.copyOwnEtc(ctx, of, own) }) // for the first that needs it
+	defer func() {
+		if err := beneath.Remove(own); err != nil {
+			warn("%v", err)
+		}
+	}()
 	var failed []error
 	for _, made := range all {
 		if made.Staged || made.OSName != of.OSName || made.ID() == of.ID() {
@@ -69,7 +75,10 @@ func (s *storage) settleDeployments(ctx context.Context, of ostree.Deployment) e
 			continue
 		}
 		if err == nil {
-			err = s.settle(ctx, own, made)
+			err = makeOwn()
+		}
+		if err == nil {
+			err = s.settle(ctx, of, filepath.Join(own, "etc"), made)
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("deployment %s: %w", made.ID(), err), s.machine.State.NoteSettled(state.Settled{Deployment: made.ID(), Failure: err.Error()}))
@@ -113,20 +122,16 @@ func birth(path string) (time.Time, error) {
 	return time.Unix(when.Sec, int64(when.Nsec)), nil
 }
 
-// settle settles one deployment.
-func (s *storage) settle(ctx context.Context, own *ownEtc, made ostree.Deployment) error {
-	etc, err := own.path(ctx)
-	if err != nil {
-		return err
-	}
+// settle settles one deployment, which was made of the /etc of another, whose administrator's own is at a path.
+func (s *storage) settle(ctx context.Context, of ostree.Deployment, own string, made ostree.Deployment) error {
 	at := func(d ostree.Deployment, path string) string { return filepath.Join(s.root(), d.Path(), path) }
 	result, err := etcmerge.Remerge{
-		Defaults: at(own.of, etcTree), Merged: at(own.of, "etc"), Own: etc, New: at(made, etcTree), Etc: at(made, "etc"),
+		Defaults: at(of, etcTree), Merged: at(of, "etc"), Own: own, New: at(made, etcTree), Etc: at(made, "etc"),
 	}.Do(ctx)
 	if err != nil {
 		return err
 	}
-	t := &state.Transaction{From: own.of.Commit, Target: made.Commit}
+	t := &state.Transaction{From: of.Commit, Target: made.Commit}
 	for _, path := range result.Kept {
 		announce(t, messageKept, fmt.Sprintf("/etc/%s of deployment %s is neither as libostree has merged it nor the administrator's own, and stays as it is", path, made.ID()),
 			map[string]string{"LIVEAPPLY_PATH": filepath.Join("/", made.Path(), "etc", path)})
@@ -141,54 +146,35 @@ func (s *storage) settle(ctx context.Context, own *ownEtc, made ostree.Deploymen
 	return s.machine.State.NoteSettled(state.Settled{Deployment: made.ID(), Restored: result.Restored, Kept: result.Kept})
 }
 
-// ownEtc is a copy of the /etc of a deployment as it is without anything of ours, made when it is asked for.
-type ownEtc struct {
-	storage *storage
-	of      ostree.Deployment
-	dir     string
-}
-
+// ownEtcName is the directory, beside the journals, of a copy of /etc as it is without anything of ours.
 const ownEtcName = "own-etc"
 
-func (o *ownEtc) path(ctx context.Context) (string, error) {
-	if o.dir != "" {
-		return filepath.Join(o.dir, "etc"), nil
-	}
-	dir := filepath.Join(o.storage.root(), o.of.BackingPath(), "liveapply", ownEtcName)
+// copyOwnEtc makes that of a deployment: it copies /etc and the journals, and takes everything back there.
+func (s *storage) copyOwnEtc(ctx context.Context, of ostree.Deployment, dir string) error {
 	if err := beneath.Remove(dir); err != nil { // of a run that was killed
-		return "", err
+		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
-	o.dir = dir
-	dirs := o.storage.etcDirsOf(o.of)
-	copied := dirs
+	dirs := s.etcDirsOf(of)
+	var copied [2]etcmerge.Dirs
 	for i := range dirs {
 		copied[i] = etcmerge.Dirs{Etc: filepath.Join(dir, "etc"), Store: filepath.Join(dir, "journal-"+filepath.Base(dirs[i].Store))}
 		if _, err := os.Lstat(dirs[i].Store); err == nil {
-			if err := o.storage.copyAll(ctx, dirs[i].Store, copied[i].Store); err != nil {
-				return "", err
+			if err := s.copyAll(ctx, dirs[i].Store, copied[i].Store); err != nil {
+				return err
 			}
 		}
 	}
-	if err := o.storage.copyAll(ctx, dirs[0].Etc, copied[0].Etc); err != nil {
-		return "", err
+	if err := s.copyAll(ctx, dirs[0].Etc, copied[0].Etc); err != nil {
+		return err
 	}
 	if _, err := etcmerge.Put(ctx, copied[1], nil); err != nil {
-		return "", err
+		return err
 	}
 	_, err := etcmerge.Reset(ctx, copied[0])
-	return filepath.Join(dir, "etc"), err
-}
-
-func (o *ownEtc) remove() {
-	if o.dir == "" {
-		return
-	}
-	if err := beneath.Remove(o.dir); err != nil {
-		warn("%v", err)
-	}
+	return err
 }
 
 // copyAll copies a directory of the view with all that is in it, and all that belongs to that: cp(1) knows best.

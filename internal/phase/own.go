@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -168,35 +167,20 @@ func (s *storage) noteNeed(commit ostree.Checksum) error {
 func (s *storage) copyOwnPrograms() error {
 	for _, path := range []string{helperPath, ctlPath} {
 		to := filepath.Join(s.ownDir(), filepath.Base(path))
-		from, err := os.Open(filepath.Join("/", path))
+		program, err := os.ReadFile(filepath.Join("/", path))
 		if errors.Is(err, fs.ErrNotExist) {
 			if _, err := os.Lstat(to); err == nil {
 				continue // a commit is live that lacks it
 			}
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			err = renameio.WriteFile(to, program, 0o755, renameio.WithTempDir(s.ownDir())) // what is there may run
 		}
-		err = copyProgram(from, to)
-		from.Close()
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// copyProgram replaces a program, which may run.
-func copyProgram(from io.Reader, to string) error {
-	file, err := os.OpenFile(to+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o755)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if _, err := io.Copy(file, from); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), to)
 }
 
 // ownMark begins the units that are written here.

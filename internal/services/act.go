@@ -242,18 +242,21 @@ func (s *Systemd) ActOnAll(ctx context.Context, tasks []state.Task) error {
 // all queues jobs for tasks and waits for all of them.
 func (s *Systemd) all(ctx context.Context, tasks []state.Task, queue func(context.Context, state.Task, chan<- string) error) error {
 	var failed []error
-	results := map[string]chan string{}
-	for _, task := range tasks {
+	results := make([]chan string, len(tasks)) // nil where there is no job
+	for i, task := range tasks {
 		result := make(chan string, 1)
 		if err := queue(ctx, task, result); err != nil {
 			failed = append(failed, err)
 			continue
 		}
-		results[task.Unit] = result
+		results[i] = result
 	}
-	for unit, result := range results {
-		if err := await(ctx, result); err != nil {
-			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", unit, err, unit))
+	for i, task := range tasks {
+		if results[i] == nil {
+			continue
+		}
+		if err := await(ctx, results[i]); err != nil {
+			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit))
 		}
 	}
 	return errors.Join(failed...)

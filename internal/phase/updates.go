@@ -84,7 +84,6 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 			failed = append(failed, fmt.Errorf("%s: %w", asked, err))
 			continue
 		}
-		defer op.Image.Close()
 		fetched = append(fetched, op)
 	}
 	t, err := m.claim(ctx, services.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))

@@ -57,21 +57,20 @@ func (p Place) Own(ctx context.Context, unit, request string) (*state.Lock, *sta
 			return nil, nil, err
 		}
 		t, first, err := p.look(ctx, lock, unit, request)
-		if t != nil || err != nil {
-			if err != nil {
-				lock.Close()
-				return nil, nil, err
-			}
+		if err == nil && first == nil {
 			return lock, t, nil
 		}
 		lock.Close()
-		if err := first(); err != nil {
+		if err == nil {
+			err = first()
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 	}
 }
 
-// look finds out, under the lock, what is under way. It returns the unit's own transaction, or what has to be done before, without the lock.
+// look finds out, under the lock, what is under way. It returns the unit's own transaction, or else what has to be done first, without the lock.
 func (p Place) look(ctx context.Context, lock *state.Lock, unit, request string) (own *state.Transaction, first func() error, err error) {
 	t, err := p.UnderWay()
 	isReset := request == state.ResetRequest

@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/bus"
-	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/machine"
+	"github.com/liveapply/liveapply/internal/report"
 )
 
 func main() {
@@ -24,15 +25,15 @@ func main() {
 	pflag.Parse()
 	if err := run(ctx, *idle); err != nil {
 		// systemd reads the priority off the line (sd-daemon(3)); 3 is an error.
-		fmt.Fprintf(os.Stderr, "<3>%s\n", phase.OneLine(err.Error()))
+		fmt.Fprintf(os.Stderr, "<3>%s\n", report.OneLine(err.Error()))
 		os.Exit(1)
 	}
 }
 
 func run(ctx context.Context, idle time.Duration) error {
-	machine, err := phase.OpenAsRoot()
+	m, err := machine.OpenAsRoot()
 	if err != nil {
 		return err
 	}
-	return bus.Run(ctx, dbus.ConnectSystemBus, bus.Machine{Machine: machine}, idle)
+	return bus.Run(ctx, dbus.ConnectSystemBus, bus.Machine{Machine: m}, idle)
 }

@@ -15,7 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/auto"
+	"github.com/liveapply/liveapply/internal/machine"
+	"github.com/liveapply/liveapply/internal/overlay/follow"
 	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -23,32 +26,30 @@ import (
 type verb struct {
 	name    string
 	request bool
-	run     func(*phase.Machine) phase.Phase
+	run     func(ctx context.Context, m *machine.Machine, request string) error
 }
 
 // overlayVerbs are the verbs that work on any system, also on one that was not booted from OSTree.
 var overlayVerbs = []string{"overlay", "overlays", "updates"}
 
 var verbs = []verb{
-	{"prepare", true, func(m *phase.Machine) phase.Phase { return m.Prepare }},
-	{"mount", true, func(m *phase.Machine) phase.Phase { return m.Mount }},
-	{"etc", true, func(m *phase.Machine) phase.Phase { return m.Etc }},
-	{"tmpfiles", true, func(m *phase.Machine) phase.Phase { return m.Tmpfiles }},
-	{"services", true, func(m *phase.Machine) phase.Phase { return m.Services }},
-	{"record", true, func(m *phase.Machine) phase.Phase { return m.Record }},
-	{"finish", true, func(m *phase.Machine) phase.Phase { return m.Finish }},
-	{"rollback", true, func(m *phase.Machine) phase.Phase { return m.Rollback }},
-	{"reset", false, func(m *phase.Machine) phase.Phase { return m.Reset }},
-	{"etc-revert", false, func(m *phase.Machine) phase.Phase { return m.EtcRevert }},
-	{"overlay", true, func(m *phase.Machine) phase.Phase { return m.Overlay }},
-	{"updates", true, func(m *phase.Machine) phase.Phase { return m.Updates }},
-	{"overlays", false, func(m *phase.Machine) phase.Phase { return m.FollowOverlays }},
-	{"deployments", false, func(m *phase.Machine) phase.Phase { return m.Deployments }},
-	{"finalized", false, func(m *phase.Machine) phase.Phase { return m.Finalized }},
-	{"recover", false, func(m *phase.Machine) phase.Phase { return m.Recover }},
-	{"staged", false, func(m *phase.Machine) phase.Phase {
-		return func(ctx context.Context, _ string) error { return auto.Run(ctx, m) }
-	}},
+	{"prepare", true, phase.Prepare},
+	{"mount", true, phase.Mount},
+	{"etc", true, phase.Etc},
+	{"tmpfiles", true, phase.Tmpfiles},
+	{"services", true, phase.Services},
+	{"record", true, phase.Record},
+	{"finish", true, phase.Finish},
+	{"rollback", true, phase.Rollback},
+	{"reset", false, phase.Reset},
+	{"etc-revert", false, phase.EtcRevert},
+	{"overlay", true, follow.Change},
+	{"updates", true, follow.Updates},
+	{"overlays", false, follow.Stores},
+	{"deployments", false, phase.Deployments},
+	{"finalized", false, phase.Finalized},
+	{"recover", false, phase.Recover},
+	{"staged", false, func(ctx context.Context, m *machine.Machine, _ string) error { return auto.Run(ctx, m) }},
 }
 
 // before is what units of an earlier version call, which systemd may still have in memory when the helper is this one: where there were three steps, the
@@ -81,7 +82,7 @@ func main() {
 	}
 	if err := run(ctx, v, request); err != nil {
 		// systemd reads the priority off the line (sd-daemon(3)); 3 is an error.
-		fmt.Fprintf(os.Stderr, "<3>%s: %s\n", v.name, phase.OneLine(err.Error()))
+		fmt.Fprintf(os.Stderr, "<3>%s: %s\n", v.name, report.OneLine(err.Error()))
 		os.Exit(1)
 	}
 }
@@ -117,25 +118,25 @@ func parse(args []string) (verb, string, error) {
 
 func run(ctx context.Context, v verb, request string) error {
 	onOverlays := slices.Contains(overlayVerbs, v.name)
-	open := phase.OpenAsRoot
+	open := machine.OpenAsRoot
 	if onOverlays {
-		open = phase.OpenForUpdates // which is the running system, but for an initrd
+		open = machine.OpenForUpdates // which is the running system, but for an initrd
 	}
-	machine, err := open()
+	m, err := open()
 	if err != nil {
 		return err
 	}
 	isPhase := v.request && !onOverlays && v.name != "finish" && v.name != "rollback"
-	err = v.run(machine)(ctx, request)
+	err = v.run(ctx, m, request)
 	if ctx.Err() != nil && isPhase {
 		// Even if all was done: the phases that come next will not run, so this one has to be taken back.
 		err = errors.Join(errors.New("stopped before the end"), err)
 	}
 	if err != nil && (onOverlays || !v.request) { // of a commit's application, liveapply@.service tells
-		phase.TellFailure(err)
+		report.TellFailure(err)
 	}
 	if err == nil || !isPhase {
 		return err
 	}
-	return errors.Join(err, machine.Fail(request, v.name, err))
+	return errors.Join(err, phase.Fail(m, request, v.name, err))
 }

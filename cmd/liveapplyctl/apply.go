@@ -10,8 +10,8 @@ import (
 
 	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 )
 
@@ -55,18 +55,18 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if isUser() && !o.dryRun {
 			return o.ask(ctx, "Apply", request.Revision, bus.Options(request))
 		}
-		open := phase.OpenAsRoot
+		open := machine.OpenAsRoot
 		if o.dryRun {
-			open = phase.Open
+			open = machine.Open
 		}
-		machine, err := open()
+		m, err := open()
 		if err != nil {
 			return err
 		}
 		if o.dryRun {
-			return dryRun(ctx, machine, args, request, o.asJSON)
+			return dryRun(ctx, m, args, request, o.asJSON)
 		}
-		target, err := chooseTarget(machine, args)
+		target, err := chooseTarget(m, args)
 		if errors.Is(err, errNoTarget) {
 			o.say("No deployment is staged or pending.")
 			return errNothing
@@ -74,7 +74,7 @@ func applyCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		return o.starter.apply(ctx, machine, target, request)
+		return o.starter.apply(ctx, m, target, request)
 	}
 }
 
@@ -120,11 +120,11 @@ func revision(args []string) string {
 var errNoTarget = errors.New("no deployment is staged or pending")
 
 // chooseTarget resolves the argument; without one it is what the next boot leads to.
-func chooseTarget(machine *phase.Machine, args []string) (ostree.Checksum, error) {
+func chooseTarget(m *machine.Machine, args []string) (ostree.Checksum, error) {
 	if len(args) == 1 {
-		return machine.Resolve(args[0])
+		return m.Resolve(args[0])
 	}
-	next, err := machine.NextBoot()
+	next, err := m.NextBoot()
 	if err != nil {
 		return ostree.Checksum{}, err
 	}
@@ -135,8 +135,8 @@ func chooseTarget(machine *phase.Machine, args []string) (ostree.Checksum, error
 }
 
 // apply applies a commit unless it is live.
-func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostree.Checksum, request config.Request) error {
-	live, err := machine.Live()
+func (s *starter) apply(ctx context.Context, m *machine.Machine, target ostree.Checksum, request config.Request) error {
+	live, err := m.Live()
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (s *starter) apply(ctx context.Context, machine *phase.Machine, target ostr
 	if request.IsPartial() {
 		done = fmt.Sprintf("Commit %s is live in part; liveapplyctl status names it.", named(target))
 	}
-	return s.start(ctx, machine, job{
+	return s.start(ctx, m, job{
 		unit:   services.ApplyUnit(target.String()),
 		phases: applyPhases,
 		target: target,

@@ -14,6 +14,7 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/partial"
 	"github.com/liveapply/liveapply/internal/phase"
@@ -27,18 +28,18 @@ live; nothing is changed. What happens in /etc is only shown to root.`
 func diffCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 	asJSON := flags.Bool("json", false, "print the summary of the plan as JSON")
 	return func(ctx context.Context, args []string) error {
-		machine, err := phase.Open()
+		m, err := machine.Open()
 		if err != nil {
 			return err
 		}
 		// Also what no policy would allow can be looked at.
-		return dryRun(ctx, machine, args, config.Request{Allow: config.Force, Revision: revision(args)}, *asJSON)
+		return dryRun(ctx, m, args, config.Request{Allow: config.Force, Revision: revision(args)}, *asJSON)
 	}
 }
 
 // dryRun shows what an application would do, or says why it would be refused.
-func dryRun(ctx context.Context, machine *phase.Machine, args []string, request config.Request, asJSON bool) error {
-	target, err := chooseTarget(machine, args)
+func dryRun(ctx context.Context, m *machine.Machine, args []string, request config.Request, asJSON bool) error {
+	target, err := chooseTarget(m, args)
 	if errors.Is(err, errNoTarget) {
 		fmt.Fprintln(os.Stderr, "No deployment is staged or pending.")
 		return errNothing
@@ -46,7 +47,7 @@ func dryRun(ctx context.Context, machine *phase.Machine, args []string, request 
 	if err != nil {
 		return err
 	}
-	plan, err := machine.DryRun(ctx, target.String(), request)
+	plan, err := phase.DryRun(ctx, m, target.String(), request)
 	if errors.Is(err, fs.ErrPermission) && isUser() {
 		return fmt.Errorf("%w: ask as root, who may read all of a commit", err)
 	}

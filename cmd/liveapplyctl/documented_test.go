@@ -21,10 +21,10 @@ import (
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/partial"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/stale"
@@ -281,7 +281,7 @@ func TestExitStatusesAreDocumented(t *testing.T) {
 // schemas are the sections of the man page on what is in JSON.
 var schemas = map[reflect.Type]string{
 	reflect.TypeFor[statusFacts]():      "The stamp",
-	reflect.TypeFor[phase.UsrLayer]():   "A layer of /usr",
+	reflect.TypeFor[machine.UsrLayer](): "A layer of /usr",
 	reflect.TypeFor[partial.About]():    "A part of a commit",
 	reflect.TypeFor[state.Summary]():    "The summary of a plan",
 	reflect.TypeFor[impact.Impact]():    "The impact",

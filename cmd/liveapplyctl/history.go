@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -93,11 +93,11 @@ func fullHistory(entries []state.Entry, booted ostree.Checksum) table {
 
 // bootedCommit is what the machine runs from; zero if that is not known.
 func bootedCommit() ostree.Checksum {
-	machine, err := phase.Open()
+	m, err := machine.Open()
 	if err != nil {
 		return ostree.Checksum{}
 	}
-	return machine.Booted.Commit
+	return m.Booted.Commit
 }
 
 // lastApplied finds the transaction that made a commit live last; -1 if none has.

@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
-	"github.com/liveapply/liveapply/internal/phase"
 )
 
 const overlayDetails = `An overlay is a named set of files that lie on top of what a commit has, in /usr, /etc and /run. A change of overlays that are enabled takes effect at
@@ -52,8 +52,8 @@ func overlayCommand(flags *pflag.FlagSet) func(context.Context, []string) error 
 }
 
 // findOverlay finds the overlay of a name.
-func findOverlay(machine *phase.Machine, name string) (overlay.Placed, error) {
-	all, err := machine.Overlays()
+func findOverlay(m *machine.Machine, name string) (overlay.Placed, error) {
+	all, err := m.Overlays()
 	if err != nil {
 		return overlay.Placed{}, err
 	}

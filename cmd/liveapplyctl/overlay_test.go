@@ -15,9 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -116,7 +116,7 @@ type trees struct{ below, above string }
 // compare compares what the trees have at a path.
 func (s trees) compare(t *testing.T, kind overlay.EntryKind, path string) difference {
 	t.Helper()
-	var below phase.Below
+	var below machine.Below
 	if _, err := os.Lstat(filepath.Join(s.below, path)); err == nil {
 		below.Path = filepath.Join(s.below, path)
 	}
@@ -193,7 +193,7 @@ replaced /usr/link (symlink to else/where, was file, 0644, 8 B)
 func aChange(t *testing.T) *overlayChange {
 	t.Helper()
 	root := t.TempDir()
-	return &overlayChange{machine: &phase.Machine{Root: root, State: state.Dirs{Run: filepath.Join(root, "run/liveapply")}}, id: newOverlayRequest()}
+	return &overlayChange{machine: &machine.Machine{Root: root, State: state.Dirs{Run: filepath.Join(root, "run/liveapply")}}, id: newOverlayRequest()}
 }
 
 func TestContentIsNamedOrKept(t *testing.T) {
@@ -316,11 +316,11 @@ func TestEditorGetsACopyOfWhatThereIs(t *testing.T) {
 }
 
 func TestStackOfUsrIsShown(t *testing.T) {
-	stack := []phase.UsrLayer{
+	stack := []machine.UsrLayer{
 		{Kind: "overlay", Name: "try", Writable: true}, {Kind: "updates", Name: "updates", Generation: 2, Stale: []string{"/usr/bin/a", "/usr/lib/b\x1b"}},
 		{Kind: "live"}, {Kind: "booted"},
 	}
-	show := func(stack []phase.UsrLayer) string {
+	show := func(stack []machine.UsrLayer) string {
 		var text bytes.Buffer
 		must(t, printStack(pipe(&text), stack))
 		return text.String()
@@ -335,13 +335,13 @@ Stale: updates: /usr/bin/a, /usr/lib/b\u001b
 	if diff := cmp.Diff(want, show(stack)); diff != "" {
 		t.Errorf("with overlays (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff("○ This system was not booted from OSTree\n/usr: what the system has\n", show([]phase.UsrLayer{{Kind: "base"}})); diff != "" {
+	if diff := cmp.Diff("○ This system was not booted from OSTree\n/usr: what the system has\n", show([]machine.UsrLayer{{Kind: "base"}})); diff != "" {
 		t.Errorf("without (-want +got):\n%s", diff)
 	}
-	if fields := stackFields([]phase.UsrLayer{{Kind: "live"}, {Kind: "booted"}}); fields != nil {
+	if fields := stackFields([]machine.UsrLayer{{Kind: "live"}, {Kind: "booted"}}); fields != nil {
 		t.Errorf("without overlays, where commits are shown, there is more: %v", fields)
 	}
-	facts, err := json.Marshal(statusFacts{nil, []phase.UsrLayer{{Kind: "base"}}})
+	facts, err := json.Marshal(statusFacts{nil, []machine.UsrLayer{{Kind: "base"}}})
 	if err != nil || string(facts) != `{"stack":[{"kind":"base"}]}` {
 		t.Errorf("without OSTree, the facts are %s, %v", facts, err)
 	}

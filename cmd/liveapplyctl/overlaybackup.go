@@ -10,9 +10,9 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
-	"github.com/liveapply/liveapply/internal/phase"
 )
 
 const overlayBackupDetails = `FILE is NAME.tar.zst in this directory, if it is not given, or - for standard output. It has all that the overlay has: owners, modes, extended attributes, what is
@@ -30,11 +30,11 @@ func overlayBackupCommand(*pflag.FlagSet) func(context.Context, []string) error 
 		if file == "-" && openScreen(os.Stdout).isTerminal() {
 			return errors.New("overlay backup: standard output is a terminal, and a backup is no text: name a file")
 		}
-		machine, err := phase.OpenAnywhere()
+		m, err := machine.OpenAnywhere()
 		if err != nil {
 			return err
 		}
-		o, err := findOverlay(machine, name)
+		o, err := findOverlay(m, name)
 		if err != nil {
 			return err
 		}

@@ -16,14 +16,14 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 )
 
 // overlayChange is a request that is being put together. All that it asks for is one step.
 type overlayChange struct {
-	machine *phase.Machine
+	machine *machine.Machine
 	id      string
 	request overlay.Request
 	files   int    // how many the request has the content of
@@ -43,13 +43,13 @@ func newOverlayChange(force bool, fill func(*overlayChange) error) (*overlayChan
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root can change overlays")
 	}
-	machine, err := phase.OpenAnywhereAsRoot()
+	m, err := machine.OpenAnywhereAsRoot()
 	if err != nil {
 		return nil, err
 	}
-	c := &overlayChange{machine: machine, id: newOverlayRequest(), request: overlay.Request{Force: force, RequestedBy: requester()}}
+	c := &overlayChange{machine: m, id: newOverlayRequest(), request: overlay.Request{Force: force, RequestedBy: requester()}}
 	if err := fill(c); err != nil {
-		return nil, errors.Join(err, machine.State.RemoveOverlayRequest(c.id))
+		return nil, errors.Join(err, m.State.RemoveOverlayRequest(c.id))
 	}
 	return c, nil
 }

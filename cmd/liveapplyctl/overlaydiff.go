@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
-	"github.com/liveapply/liveapply/internal/phase"
 )
 
 const overlayDiffDetails = `It is compared with what lies below all overlays: text files as diff -u does, of others only what they are. Paths at which what the overlay replaced is
@@ -69,8 +69,8 @@ func overlayDiffCommand(flags *pflag.FlagSet) func(context.Context, []string) er
 
 func diffOverlay(ctx context.Context, name string) ([]difference, error) {
 	differences := []difference{}
-	err := viewOverlays(func(machine *phase.Machine, view *phase.OverlayView) error {
-		o, err := findOverlay(machine, name)
+	err := viewOverlays(func(m *machine.Machine, view *machine.OverlayView) error {
+		o, err := findOverlay(m, name)
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func diffOverlay(ctx context.Context, name string) ([]difference, error) {
 			if err != nil {
 				return err
 			}
-			d, err := compare(ctx, e, below, phase.OverlayFile(o, e))
+			d, err := compare(ctx, e, below, machine.OverlayFile(o, e))
 			if err != nil {
 				return fmt.Errorf("comparing /%s: %w", e.Path, err)
 			}
@@ -95,7 +95,7 @@ func diffOverlay(ctx context.Context, name string) ([]difference, error) {
 }
 
 // compare tells what an entry, which is in a file, changes.
-func compare(ctx context.Context, e overlay.Entry, below phase.Below, file string) (d difference, err error) {
+func compare(ctx context.Context, e overlay.Entry, below machine.Below, file string) (d difference, err error) {
 	d = difference{Path: "/" + e.Path, Stale: e.Stale}
 	switch {
 	case below.Directory != nil:

@@ -17,9 +17,9 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
-	"github.com/liveapply/liveapply/internal/phase"
 )
 
 const overlayEditDetails = `The editor is $VISUAL, $EDITOR, editor or vi, the first that there is. It gets a copy of the file as the overlay has it, or else as it is now; one that does not
@@ -121,7 +121,7 @@ func (c *overlayChange) current(o overlay.Placed, path string) (string, error) {
 	}
 	i := slices.IndexFunc(entries, func(e overlay.Entry) bool { return e.Path == landed && e.Kind != overlay.Masked })
 	if i >= 0 {
-		return phase.OverlayFile(o, entries[i]), nil
+		return machine.OverlayFile(o, entries[i]), nil
 	}
 	return filepath.Join(c.machine.Root, landed), nil
 }

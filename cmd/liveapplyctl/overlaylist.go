@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
-	"github.com/liveapply/liveapply/internal/phase"
 )
 
 const (
@@ -35,8 +35,8 @@ type shownOverlay struct {
 }
 
 // listed tells of an overlay what everybody may know.
-func listed(machine *phase.Machine, o overlay.Placed) listedOverlay {
-	return listedOverlay{Overlay: o.Overlay, Runtime: strings.HasPrefix(o.Store.Path, machine.State.Run+"/")}
+func listed(m *machine.Machine, o overlay.Placed) listedOverlay {
+	return listedOverlay{Overlay: o.Overlay, Runtime: strings.HasPrefix(o.Store.Path, m.State.Run+"/")}
 }
 
 func overlayListCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
@@ -55,13 +55,13 @@ func overlayListCommand(flags *pflag.FlagSet) func(context.Context, []string) er
 
 func listOverlays() ([]listedOverlay, error) {
 	overlays := []listedOverlay{}
-	err := viewOverlays(func(machine *phase.Machine, view *phase.OverlayView) error {
-		all, err := machine.Overlays()
+	err := viewOverlays(func(m *machine.Machine, view *machine.OverlayView) error {
+		all, err := m.Overlays()
 		if err != nil {
 			return err
 		}
 		for _, o := range all {
-			one := listed(machine, o)
+			one := listed(m, o)
 			if one.Stale, err = view.Stale(o); err != nil && !errors.Is(err, fs.ErrPermission) {
 				return err
 			}
@@ -73,14 +73,14 @@ func listOverlays() ([]listedOverlay, error) {
 }
 
 // viewOverlays looks at overlays, on any system.
-func viewOverlays(look func(*phase.Machine, *phase.OverlayView) error) error {
-	machine, err := phase.OpenAnywhere()
+func viewOverlays(look func(*machine.Machine, *machine.OverlayView) error) error {
+	m, err := machine.OpenAnywhere()
 	if err != nil {
 		return err
 	}
-	view := machine.ViewOverlays()
+	view := m.ViewOverlays()
 	defer view.Close()
-	return look(machine, view)
+	return look(m, view)
 }
 
 func printOverlays(out screen, overlays []listedOverlay) error {
@@ -148,8 +148,8 @@ func overlayShowCommand(flags *pflag.FlagSet) func(context.Context, []string) er
 }
 
 func showOverlay(name string) (shown shownOverlay, err error) {
-	err = viewOverlays(func(machine *phase.Machine, view *phase.OverlayView) error {
-		o, err := findOverlay(machine, name)
+	err = viewOverlays(func(m *machine.Machine, view *machine.OverlayView) error {
+		o, err := findOverlay(m, name)
 		if err != nil {
 			return err
 		}
@@ -157,8 +157,8 @@ func showOverlay(name string) (shown shownOverlay, err error) {
 		if err != nil {
 			return onlyRoot(name, err)
 		}
-		shown = shownOverlay{listed(machine, o), append([]overlay.Entry{}, entries...)}
-		shown.Stale = phase.StalePaths(entries)
+		shown = shownOverlay{listed(m, o), append([]overlay.Entry{}, entries...)}
+		shown.Stale = machine.StalePaths(entries)
 		return nil
 	})
 	return shown, err

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -23,14 +23,14 @@ var (
 const refresh = 100 * time.Millisecond
 
 // showProgress shows the phases of a job until the function that it returns is called with whether all went well.
-func showProgress(ctx context.Context, systemd *services.Systemd, machine *phase.Machine, j job, screen screen) (end func(ok bool)) {
+func showProgress(ctx context.Context, systemd *services.Systemd, m *machine.Machine, j job, screen screen) (end func(ok bool)) {
 	p := &progress{screen: screen, phases: j.phases, now: time.Now}
 	ctx, cancel := context.WithCancel(ctx)
 	stamps := make(chan state.Stamp)
 	go func() {
 		defer close(stamps)
 		// That the stamp cannot be watched is no reason to fail: the unit does its work all the same.
-		_ = machine.State.WatchStamp(ctx, machine.Booted, func(stamp *state.Stamp) {
+		_ = m.State.WatchStamp(ctx, m.Booted, func(stamp *state.Stamp) {
 			select {
 			case stamps <- *stamp:
 			case <-ctx.Done():

@@ -8,7 +8,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/config"
-	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/services"
 )
 
@@ -20,11 +20,11 @@ func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if isUser() {
 			return starter.ask(ctx, "Reset", bus.Options(config.Request{}))
 		}
-		machine, err := phase.OpenAsRoot()
+		m, err := machine.OpenAsRoot()
 		if err != nil {
 			return err
 		}
-		clean, err := machine.IsClean()
+		clean, err := m.IsClean()
 		if err != nil {
 			return err
 		}
@@ -32,16 +32,16 @@ func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 			starter.say("The booted tree is live.")
 			return errNothing
 		}
-		return starter.reset(ctx, machine)
+		return starter.reset(ctx, m)
 	}
 }
 
-func (s *starter) reset(ctx context.Context, machine *phase.Machine) error {
-	return s.start(ctx, machine, job{
+func (s *starter) reset(ctx context.Context, m *machine.Machine) error {
+	return s.start(ctx, m, job{
 		unit:   services.ResetUnit,
 		phases: resetPhases,
-		target: machine.Booted.Commit,
+		target: m.Booted.Commit,
 		ask:    &config.Request{RequestedBy: requester(), RequestedFrom: ownUnit(ctx)},
-		done:   fmt.Sprintf("The booted tree is live again (commit %s).", named(machine.Booted.Commit)),
+		done:   fmt.Sprintf("The booted tree is live again (commit %s).", named(m.Booted.Commit)),
 	})
 }

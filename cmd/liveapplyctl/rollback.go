@@ -9,7 +9,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/config"
-	"github.com/liveapply/liveapply/internal/phase"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -21,19 +21,19 @@ func rollbackCommand(flags *pflag.FlagSet) func(context.Context, []string) error
 		if isUser() {
 			return starter.ask(ctx, "Rollback", bus.Options(config.Request{}))
 		}
-		machine, err := phase.OpenAsRoot()
+		m, err := machine.OpenAsRoot()
 		if err != nil {
 			return err
 		}
-		stamp, err := machine.Status()
+		stamp, err := m.Status()
 		if err != nil {
 			return err
 		}
-		return starter.rollback(ctx, machine, stamp)
+		return starter.rollback(ctx, m, stamp)
 	}
 }
 
-func (s *starter) rollback(ctx context.Context, machine *phase.Machine, stamp *state.Stamp) error {
+func (s *starter) rollback(ctx context.Context, m *machine.Machine, stamp *state.Stamp) error {
 	switch {
 	case stamp.Phase != "":
 		return fmt.Errorf("a transaction is under way (phase %s): wait for its end, or take all back with liveapplyctl reset", stamp.Phase)
@@ -41,11 +41,11 @@ func (s *starter) rollback(ctx context.Context, machine *phase.Machine, stamp *s
 		s.say("The booted tree is live: there is nothing to go back from.")
 		return errNothing
 	case stamp.Previous == stamp.Booted:
-		return s.reset(ctx, machine)
+		return s.reset(ctx, m)
 	case stamp.Previous.IsZero() || stamp.Previous == stamp.Live:
 		return errors.New("it is not known what was live before: apply a commit, or go back to the booted tree with liveapplyctl reset")
 	}
 	// Back is what an older commit or another release may be, and it was allowed before. Whether the next boot follows stays as it is.
 	request := config.Request{Allow: config.Force, Transient: stamp.Transient, RequestedBy: requester() + ", rollback"}
-	return s.apply(ctx, machine, stamp.Previous, request)
+	return s.apply(ctx, m, stamp.Previous, request)
 }

@@ -8,10 +8,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // starter starts units, for the verbs that change the system.
@@ -57,26 +58,26 @@ func (j job) request() string {
 }
 
 // begin starts the unit of a job. One that applies a commit is not joined if it works for somebody else.
-func (s *starter) begin(ctx context.Context, systemd *services.Systemd, machine *phase.Machine, j job) (*services.Begun, error) {
+func (s *starter) begin(ctx context.Context, systemd *services.Systemd, m *machine.Machine, j job) (*services.Begun, error) {
 	switch {
 	case j.unit == services.ResetUnit:
-		return machine.AskReset(ctx, systemd, *j.ask)
+		return transaction.AskReset(ctx, m, systemd, *j.ask)
 	case j.ask == nil:
 		return systemd.Begin(ctx, j.unit)
 	}
-	return machine.Ask(ctx, systemd, j.target, *j.ask, func() {
+	return transaction.Ask(ctx, m, systemd, j.target, *j.ask, func() {
 		s.say("Commit %s is being applied for somebody else: waiting for the end of that.", named(j.target))
 	})
 }
 
 // start starts a unit, shows on a terminal how it goes, and returns when the unit has ended. If liveapplyctl is interrupted the unit goes on.
-func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) error {
+func (s *starter) start(ctx context.Context, m *machine.Machine, j job) error {
 	systemd, err := services.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
-	begun, err := s.begin(ctx, systemd, machine, j)
+	begun, err := s.begin(ctx, systemd, m, j)
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("interrupted before %s was started", j.unit)
 	}
@@ -89,7 +90,7 @@ func (s *starter) start(ctx context.Context, machine *phase.Machine, j job) erro
 	}
 	end := func(bool) {}
 	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet && len(j.phases) > 0 {
-		end = showProgress(ctx, systemd, machine, j, screen)
+		end = showProgress(ctx, systemd, m, j, screen)
 	}
 	err = begun.Outcome(ctx)
 	end(err == nil)

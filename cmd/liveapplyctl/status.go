@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/liveapply/liveapply/internal/auto"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -26,24 +26,24 @@ OSTree has only the stack.`
 
 // statusFacts are what status tells programs.
 type statusFacts struct {
-	*state.Stamp                  // nil without OSTree
-	Stack        []phase.UsrLayer `json:"stack"` // what /usr shows, from top to bottom
+	*state.Stamp                    // nil without OSTree
+	Stack        []machine.UsrLayer `json:"stack"` // what /usr shows, from top to bottom
 }
 
 func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 	asJSON := flags.Bool("json", false, "print the stamp and the stack of /usr as JSON")
 	return func(ctx context.Context, _ []string) error {
-		machine, err := phase.OpenAnywhere()
+		m, err := machine.OpenAnywhere()
 		if err != nil {
 			return err
 		}
-		stack, err := machine.UsrStack()
+		stack, err := m.UsrStack()
 		if err != nil {
 			return err
 		}
 		var stamp *state.Stamp
-		if machine.IsOSTree() {
-			if stamp, err = machine.Status(); err != nil {
+		if m.IsOSTree() {
+			if stamp, err = m.Status(); err != nil {
 				return err
 			}
 		}
@@ -53,13 +53,13 @@ func statusCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 		if stamp == nil {
 			return printStack(openScreen(os.Stdout), stack)
 		}
-		shown, err := lookAround(ctx, machine, stamp)
+		shown, err := lookAround(ctx, m, stamp)
 		if err != nil {
 			return err
 		}
 		shown.stack = stack
 		if stamp.Phase != "" {
-			shown.doing = doing(ctx, machine, stamp)
+			shown.doing = doing(ctx, m, stamp)
 		}
 		return shown.print(openScreen(os.Stdout), time.Now())
 	}
@@ -71,10 +71,10 @@ type situation struct {
 	next  ostree.Deployment // that the machine will boot
 	last  *state.Entry      // of the history; nil if there is none
 	about map[ostree.Checksum]about
-	stack []phase.UsrLayer // of /usr
-	doing string           // what the phase under way says of itself; empty if there is none, or it says nothing
-	waits string           // why what is staged is not applied without a person
-	slot  string           // of the fleet: who waits for one, or holds one
+	stack []machine.UsrLayer // of /usr
+	doing string             // what the phase under way says of itself; empty if there is none, or it says nothing
+	waits string             // why what is staged is not applied without a person
+	slot  string             // of the fleet: who waits for one, or holds one
 	// settled are the deployments that were made while /etc was not the administrator's own.
 	settled []state.Settled
 	// updateFailed tells that the last attempt to fetch an update has.
@@ -82,9 +82,9 @@ type situation struct {
 }
 
 // doing asks the unit of the phase under way what it does. Which unit that is, only root can know for sure.
-func doing(ctx context.Context, machine *phase.Machine, stamp *state.Stamp) string {
+func doing(ctx context.Context, m *machine.Machine, stamp *state.Stamp) string {
 	request := stamp.Target.String()
-	if t, err := machine.State.Transaction(); err == nil && t != nil {
+	if t, err := m.State.Transaction(); err == nil && t != nil {
 		request = t.Request
 	} else if stamp.Target == stamp.Booted {
 		request = state.ResetRequest
@@ -107,8 +107,8 @@ type about struct {
 	made    time.Time
 }
 
-func lookAround(ctx context.Context, machine *phase.Machine, stamp *state.Stamp) (*situation, error) {
-	s := &situation{stamp: stamp, about: map[ostree.Checksum]about{}, waits: whyNotAutomatic(ctx, machine)}
+func lookAround(ctx context.Context, m *machine.Machine, stamp *state.Stamp) (*situation, error) {
+	s := &situation{stamp: stamp, about: map[ostree.Checksum]about{}, waits: whyNotAutomatic(ctx, m)}
 	var err error
 	if s.updateFailed, err = services.HasFailed(ctx, updateUnit); err != nil {
 		return nil, err
@@ -116,13 +116,13 @@ func lookAround(ctx context.Context, machine *phase.Machine, stamp *state.Stamp)
 	if s.slot, err = services.FleetLockStatus(ctx); err != nil {
 		return nil, err
 	}
-	if s.next, err = machine.NextBoot(); err != nil {
+	if s.next, err = m.NextBoot(); err != nil {
 		return nil, err
 	}
-	if s.last, err = machine.State.LastEntry(); err != nil {
+	if s.last, err = m.State.LastEntry(); err != nil {
 		return nil, err
 	}
-	if s.settled, err = machine.State.Settled(); err != nil {
+	if s.settled, err = m.State.Settled(); err != nil {
 		return nil, err
 	}
 	repo, err := ostree.OpenRepo("/sysroot/ostree/repo")
@@ -146,8 +146,8 @@ func lookAround(ctx context.Context, machine *phase.Machine, stamp *state.Stamp)
 const updateUnit = "liveapply-update.service"
 
 // whyNotAutomatic says why what is staged is not applied without a person, or was not yet; "" if it is, if nothing is staged, or if whoever asks may not know.
-func whyNotAutomatic(ctx context.Context, machine *phase.Machine) string {
-	decision, err := auto.Decide(ctx, machine, time.Now())
+func whyNotAutomatic(ctx context.Context, m *machine.Machine) string {
+	decision, err := auto.Decide(ctx, m, time.Now())
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err.Error()
 	}
@@ -253,8 +253,8 @@ func (s *situation) fields(now time.Time) []field {
 }
 
 // stackFields tell of what /usr shows if there are overlays; without them, what is booted and live says it.
-func stackFields(stack []phase.UsrLayer) []field {
-	overlays := slices.DeleteFunc(slices.Clone(stack), func(l phase.UsrLayer) bool { return l.Name == "" })
+func stackFields(stack []machine.UsrLayer) []field {
+	overlays := slices.DeleteFunc(slices.Clone(stack), func(l machine.UsrLayer) bool { return l.Name == "" })
 	if len(overlays) == 0 {
 		return nil
 	}
@@ -268,7 +268,7 @@ func stackFields(stack []phase.UsrLayer) []field {
 }
 
 // stackLines name the layers of /usr, the topmost first.
-func stackLines(stack []phase.UsrLayer) []string {
+func stackLines(stack []machine.UsrLayer) []string {
 	var lines []string
 	for _, l := range stack {
 		switch l.Kind {
@@ -290,7 +290,7 @@ func stackLines(stack []phase.UsrLayer) []string {
 }
 
 // printStack is what there is to say where no commit can be applied.
-func printStack(out screen, stack []phase.UsrLayer) error {
+func printStack(out screen, stack []machine.UsrLayer) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s %s\n", out.marks.booted, out.style(bold, "This system was not booted from OSTree"))
 	fields := stackFields(stack)

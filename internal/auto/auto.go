@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // Unit is what runs [Run], by the name under which the history knows it.
@@ -28,16 +29,16 @@ type Decision struct {
 }
 
 // Decide looks at what is staged now. It only reads.
-func Decide(ctx context.Context, machine *phase.Machine, now time.Time) (Decision, error) {
-	commit, locked, err := staged(machine)
+func Decide(ctx context.Context, m *machine.Machine, now time.Time) (Decision, error) {
+	commit, locked, err := staged(m)
 	if err != nil || commit.IsZero() {
 		return Decision{}, err
 	}
-	c, err := machine.Config.LoadAuto()
+	c, err := m.Config.LoadAuto()
 	if err != nil {
 		return Decision{Commit: commit}, err
 	}
-	entries, err := machine.State.Entries()
+	entries, err := m.State.Entries()
 	if err != nil {
 		return Decision{Commit: commit}, err
 	}
@@ -60,21 +61,21 @@ func Decide(ctx context.Context, machine *phase.Machine, now time.Time) (Decisio
 
 // staged returns the commit of the staged deployment that there is something to decide about; the zero one if there is none. What liveapply
 // itself has staged was asked for by a person, and is live, or about to be.
-func staged(machine *phase.Machine) (commit ostree.Checksum, locked bool, err error) {
-	deployment, found, err := machine.Sysroot.Staged()
-	if err != nil || !found || deployment.OSName != machine.Booted.OSName {
+func staged(m *machine.Machine) (commit ostree.Checksum, locked bool, err error) {
+	deployment, found, err := m.Sysroot.Staged()
+	if err != nil || !found || deployment.OSName != m.Booted.OSName {
 		return ostree.Checksum{}, false, err
 	}
-	own, err := machine.State.Staging()
+	own, err := m.State.Staging()
 	if err != nil && !errors.Is(err, state.ErrDamaged) { // then, what is staged is somebody else's
 		return ostree.Checksum{}, false, err
 	}
-	live, err := machine.Live()
+	live, err := m.Live()
 	if err != nil {
 		return ostree.Checksum{}, false, err
 	}
 	switch deployment.Commit {
-	case own.Commit, live, machine.Booted.Commit:
+	case own.Commit, live, m.Booted.Commit:
 		return ostree.Checksum{}, false, nil
 	}
 	return deployment.Commit, deployment.Locked, nil
@@ -122,16 +123,16 @@ func describe(e *state.Entry) string {
 // refused stays staged, which is no failure; one that had to be rolled back is. One that was refused for a reason that may pass is tried again by a timer, not
 // here. Where a slot of the fleet is needed, it is waited for, and held
 // until this unit has ended, to which systemd has bound it.
-func Run(ctx context.Context, machine *phase.Machine) error {
+func Run(ctx context.Context, m *machine.Machine) error {
 	var tried ostree.Checksum
 	var failed error
 	holds := false
 	for {
 		// It is in the history when it has ended, and decides, too: a reset, for example.
-		if err := machine.AwaitUnderWay(ctx); err != nil {
+		if err := transaction.AwaitUnderWay(ctx, m); err != nil {
 			return errors.Join(failed, err)
 		}
-		d, err := Decide(ctx, machine, time.Now())
+		d, err := Decide(ctx, m, time.Now())
 		if err != nil {
 			return errors.Join(failed, err)
 		}
@@ -152,9 +153,9 @@ func Run(ctx context.Context, machine *phase.Machine) error {
 			holds = true
 			continue // after hours, maybe: another commit is staged, or the window has ended
 		}
-		err = apply(ctx, machine, d)
+		err = apply(ctx, m, d)
 		if errors.Is(err, errUnderWay) {
-			if err := machine.AwaitTurn(ctx); err != nil {
+			if err := transaction.AwaitTurn(ctx, m); err != nil {
 				return errors.Join(failed, err)
 			}
 			continue // what became of that decides
@@ -186,14 +187,14 @@ func takeSlot(ctx context.Context) error {
 var errUnderWay = errors.New("somebody else applies it")
 
 // apply applies a commit and waits for the end.
-func apply(ctx context.Context, machine *phase.Machine, d Decision) error {
+func apply(ctx context.Context, m *machine.Machine, d Decision) error {
 	systemd, err := services.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer systemd.Close()
 	request := config.Request{Allow: d.Allow, LeaveStaged: true, RequestedBy: Unit}
-	begun, err := machine.TryAsk(ctx, systemd, d.Commit, request)
+	begun, err := transaction.TryAsk(ctx, m, systemd, d.Commit, request)
 	if err != nil {
 		return err
 	}
@@ -204,7 +205,7 @@ func apply(ctx context.Context, machine *phase.Machine, d Decision) error {
 	if failure == nil {
 		return nil
 	}
-	entries, err := machine.State.Entries()
+	entries, err := m.State.Entries()
 	if err != nil {
 		return errors.Join(failure, err)
 	}

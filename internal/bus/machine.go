@@ -5,17 +5,24 @@ import (
 	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // Machine is the running system.
-type Machine struct{ *phase.Machine }
+type Machine struct{ *machine.Machine }
 
 // Transaction returns the one under way; nil if there is none.
 func (m Machine) Transaction() (*state.Transaction, error) { return m.State.Transaction() }
+
+// DryRun makes the plan of an application, or says why it would be refused.
+func (m Machine) DryRun(ctx context.Context, rev string, request config.Request) (*state.Plan, error) {
+	return phase.DryRun(ctx, m.Machine, rev, request)
+}
 
 // LastEntry returns what the history ends with; nil if it is empty.
 func (m Machine) LastEntry() (*state.Entry, error) { return m.State.LastEntry() }
@@ -72,9 +79,9 @@ func (m Machine) Start(ctx context.Context, unit string, target ostree.Checksum,
 	defer systemd.Close()
 	var begun *services.Begun
 	if unit == services.ResetUnit {
-		begun, err = m.AskReset(ctx, systemd, request)
+		begun, err = transaction.AskReset(ctx, m.Machine, systemd, request)
 	} else {
-		begun, err = m.Ask(ctx, systemd, target, request, func() {})
+		begun, err = transaction.Ask(ctx, m.Machine, systemd, target, request, func() {})
 	}
 	if err != nil {
 		return err

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/liveapply/liveapply/internal/fscontext"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/fscontext"
 )
 
 // fileSystem reads a file system through a read-only mount that is attached nowhere and ends with this.

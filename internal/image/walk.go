@@ -8,9 +8,10 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/xattr"
-	"golang.org/x/sys/unix"
 )
 
 // walk reads a directory that others may change meanwhile: each name is resolved in the open directory that it was listed in, never

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/liveapply/liveapply/internal/treediff"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // epoch is the modification time of everything in a tree (OSTREE_TIMESTAMP); access times are left alone.

@@ -9,9 +9,10 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/treediff"
-	"golang.org/x/sys/unix"
 )
 
 // builder is one Build under way. A directory and what is directly in it are made by one worker, whose working directory is the

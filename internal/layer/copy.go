@@ -5,9 +5,10 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"golang.org/x/sys/unix"
 )
 
 // copy makes what a link to the object would be, in the directory dir: content, owner, mode, xattrs and modification time.

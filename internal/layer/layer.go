@@ -11,10 +11,11 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/treediff"
-	"golang.org/x/sys/unix"
 )
 
 // overlayXattrs starts the names of the xattrs by which overlayfs keeps its own notes. It acts on them and hides them, so a

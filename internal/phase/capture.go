@@ -15,20 +15,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
 
 // runIntoEtc runs a tool that writes files below /etc, and puts what it wrote to the given paths there under the journal. The
 // tool itself sees an /etc whose changes go elsewhere, in a mount namespace of its own; it changes nothing that the
 // journal does not know.
-func (s *storage) runIntoEtc(ctx context.Context, argv []string, paths ...string) error {
-	scratch, err := os.MkdirTemp(s.machine.State.Run, scratchPrefix)
+func runIntoEtc(ctx context.Context, s *machine.Storage, argv []string, paths ...string) error {
+	scratch, err := os.MkdirTemp(s.Machine.State.Run, machine.ScratchPrefix)
 	if err != nil {
 		return fmt.Errorf("running %s: %w", argv[0], err)
 	}
 	defer os.RemoveAll(scratch)
 
-	before, err := readFiles(s.etcDirs().Etc, paths)
+	before, err := readFiles(s.EtcDirs().Etc, paths)
 	if err != nil {
 		return fmt.Errorf("running %s: %w", argv[0], err)
 	}
@@ -44,29 +45,12 @@ func (s *storage) runIntoEtc(ctx context.Context, argv []string, paths ...string
 	for path, content := range after { // what the tool left alone is not there
 		files = append(files, etcmerge.NewFile{Path: path, Content: content, Base: before[path]})
 	}
-	plan, err := etcmerge.PlanFiles(s.etcDirs(), files)
+	plan, err := etcmerge.PlanFiles(s.EtcDirs(), files)
 	if err != nil {
 		return err
 	}
-	_, err = s.changeEtc(ctx, plan)
+	_, err = changeEtc(ctx, s, plan)
 	return err
-}
-
-// scratchPrefix begins the names of what a phase has in /run/liveapply for a moment: what tools write, an origin file.
-const scratchPrefix = "scratch-"
-
-// removeScratch removes what a phase left of that when it was killed.
-func (m *Machine) removeScratch() error {
-	left, err := filepath.Glob(filepath.Join(m.State.Run, scratchPrefix+"*"))
-	if err != nil {
-		return err
-	}
-	for _, path := range left {
-		if err := os.RemoveAll(path); err != nil {
-			return fmt.Errorf("removing what a killed phase left: %w", err)
-		}
-	}
-	return nil
 }
 
 // readFiles returns the content of those of the paths below dir that exist. A tool may have been given a link to follow: that is

@@ -10,45 +10,50 @@ import (
 	"strings"
 
 	"github.com/liveapply/liveapply/internal/beneath"
+	"github.com/liveapply/liveapply/internal/deployments"
 	"github.com/liveapply/liveapply/internal/etcmerge"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/overlay/follow"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // EtcRevert takes all changes of /etc back when the machine shuts down, before libostree merges /etc into the staged
 // deployment. The transaction, if one is under way, has been stopped by then.
-func (m *Machine) EtcRevert(ctx context.Context, _ string) error {
-	storage, err := m.openStorage()
+func EtcRevert(ctx context.Context, m *machine.Machine, _ string) error {
+	storage, err := m.OpenStorage()
 	if err != nil {
 		return err
 	}
 	defer storage.Close()
 	// Also what ends a transaction stops the unit that runs this, and has the lock.
-	if !storage.hasChangesOfEtc() {
+	if !storage.HasChangesOfEtc() {
 		return nil
 	}
-	if err := m.acquire(ctx); err != nil {
+	if err := transaction.Acquire(ctx, m); err != nil {
 		return err
 	}
-	if err := m.noteStaged(); err != nil {
-		warn("%v", err)
+	if err := deployments.NoteStaged(m); err != nil {
+		report.Warn("%v", err)
 	}
-	storage.settleDeploymentsOrTell(ctx)
+	deployments.SettleOrTell(ctx, storage)
 	// Each is tried, whatever the other does. An overlay's file does not belong into the next deployment, either: it is put there when that is booted.
-	overlays, overlaysErr := storage.takeBackOverlays(ctx)
-	live, liveErr := storage.takeBackLive(ctx)
+	overlays, overlaysErr := takeBackOverlays(ctx, storage)
+	live, liveErr := takeBackLive(ctx, storage)
 	if err := errors.Join(overlaysErr, liveErr); err != nil {
 		return err
 	}
-	logKept(&state.Transaction{Target: m.Booted.Commit}, "/etc", slices.Concat(overlays.Kept, live.Kept))
-	return storage.leaveEtcToStaged()
+	report.Kept(&state.Transaction{Target: m.Booted.Commit}, "/etc", slices.Concat(overlays.Kept, live.Kept))
+	return deployments.LeaveEtcToStaged(storage)
 }
 
 // takeBackOverlays takes back what comes from overlays.
-func (s *storage) takeBackOverlays(ctx context.Context) (*etcmerge.Result, error) {
-	result, err := etcmerge.Put(ctx, s.overlayEtcDirs(), nil)
+func takeBackOverlays(ctx context.Context, s *machine.Storage) (*etcmerge.Result, error) {
+	result, err := etcmerge.Put(ctx, s.OverlayEtcDirs(), nil)
 	if errors.Is(err, etcmerge.ErrDamaged) {
-		warn("%v", err)
+		report.Warn("%v", err)
 		return &etcmerge.Result{}, nil
 	}
 	return result, err
@@ -56,57 +61,46 @@ func (s *storage) takeBackOverlays(ctx context.Context) (*etcmerge.Result, error
 
 // takeBackEtc makes /etc what it was before the first application, but for what was changed locally since. Without a journal that can
 // be read it goes by the defaults.
-func (m *Machine) takeBackEtc(ctx context.Context, t *state.Transaction) (*etcmerge.Result, error) {
-	storage, err := m.openStorage()
+func takeBackEtc(ctx context.Context, m *machine.Machine, t *state.Transaction) (*etcmerge.Result, error) {
+	storage, err := m.OpenStorage()
 	if err != nil {
 		return nil, err
 	}
 	defer storage.Close()
 	var result *etcmerge.Result
-	err = storage.withoutOverlays(ctx, func(bool) (err error) {
-		result, err = storage.takeBackLive(ctx)
+	err = follow.WithoutOverlays(ctx, storage, func(bool) (err error) {
+		result, err = takeBackLive(ctx, storage)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	logKept(t, "/etc", result.Kept)
+	report.Kept(t, "/etc", result.Kept)
 	return result, nil
 }
 
 // takeBackLive takes back what comes from commits.
-func (s *storage) takeBackLive(ctx context.Context) (*etcmerge.Result, error) {
-	status("taking back the changes of /etc")
-	result, err := etcmerge.Reset(ctx, s.etcDirs())
+func takeBackLive(ctx context.Context, s *machine.Storage) (*etcmerge.Result, error) {
+	report.Status("taking back the changes of /etc")
+	result, err := etcmerge.Reset(ctx, s.EtcDirs())
 	if errors.Is(err, etcmerge.ErrDamaged) {
-		if err = s.abandonJournal(err); err == nil {
+		if err = abandonJournal(s, err); err == nil {
 			result = &etcmerge.Result{}
 		}
 	}
-	if err == nil && s.isJournalAbandoned() {
-		result, err = s.takeBackByDefaults(ctx)
+	if err == nil && s.IsJournalAbandoned() {
+		result, err = takeBackByDefaults(ctx, s)
 	}
 	return result, err
 }
 
-// abandonedJournal is where a damaged journal goes, beside its place, until /etc has been taken back without it: by that name, a way back
-// that was interrupted is known.
-func (s *storage) abandonedJournal() string { return s.etcDirs().Store + damagedSuffix }
-
-const damagedSuffix = ".damaged"
-
-func (s *storage) isJournalAbandoned() bool {
-	_, err := os.Lstat(s.abandonedJournal())
-	return err == nil
-}
-
 // abandonJournal puts a damaged journal aside; if it was made while there was one aside, it goes.
-func (s *storage) abandonJournal(damage error) error {
-	warn("%v", damage)
-	if s.isJournalAbandoned() {
-		return beneath.Remove(s.etcDirs().Store)
+func abandonJournal(s *machine.Storage, damage error) error {
+	report.Warn("%v", damage)
+	if s.IsJournalAbandoned() {
+		return beneath.Remove(s.EtcDirs().Store)
 	}
-	if err := os.Rename(s.etcDirs().Store, s.abandonedJournal()); err != nil {
+	if err := os.Rename(s.EtcDirs().Store, s.AbandonedJournal()); err != nil {
 		return fmt.Errorf("putting the damaged journal aside: %w", err)
 	}
 	return nil
@@ -114,49 +108,49 @@ func (s *storage) abandonJournal(damage error) error {
 
 // takeBackByDefaults is the way back without a journal: what /etc has just as the defaults of a live commit have it becomes what the booted
 // commit's have. Accounts that systemd-sysusers has made stay.
-func (s *storage) takeBackByDefaults(ctx context.Context) (*etcmerge.Result, error) {
-	warn("taking /etc back by the defaults of the commits; accounts that were made for them stay")
-	if err := s.openRepo(); err != nil {
+func takeBackByDefaults(ctx context.Context, s *machine.Storage) (*etcmerge.Result, error) {
+	report.Warn("taking /etc back by the defaults of the commits; accounts that were made for them stay")
+	if err := s.OpenRepo(); err != nil {
 		return nil, err
 	}
-	commits, err := s.livedCommits()
+	commits, err := livedCommits(s)
 	if err != nil {
 		return nil, err
 	}
-	booted, err := s.tree(s.machine.Booted.Commit, etcTree)
+	booted, err := s.Tree(s.Machine.Booted.Commit, machine.EtcTree)
 	if err != nil {
 		return nil, err
 	}
 	all := &etcmerge.Result{}
 	for _, commit := range commits {
-		defaults, err := s.tree(commit, etcTree)
+		defaults, err := s.Tree(commit, machine.EtcTree)
 		if err != nil {
-			return nil, fmt.Errorf("%w; compare /etc with /usr/etc (ostree admin config-diff), copy back what is needed, and remove %s", err, s.etcDirs().StoreName+damagedSuffix)
+			return nil, fmt.Errorf("%w; compare /etc with /usr/etc (ostree admin config-diff), copy back what is needed, and remove %s", err, s.EtcDirs().StoreName+machine.DamagedSuffix)
 		}
-		plan, err := etcmerge.MakePlan(ctx, s.Repo, defaults, booted, s.etcDirs())
+		plan, err := etcmerge.MakePlan(ctx, s.Repo, defaults, booted, s.EtcDirs())
 		if err != nil {
 			return nil, err
 		}
-		result, err := etcmerge.Apply(ctx, s.Repo, plan, s.etcDirs(), nil)
+		result, err := etcmerge.Apply(ctx, s.Repo, plan, s.EtcDirs(), nil)
 		if err != nil {
 			return nil, err
 		}
 		all.Restored = append(all.Restored, result.Changed...)
 		all.Kept = append(all.Kept, result.Kept...)
 		// Nobody wants to take that back: from here on it is as it was before.
-		if err := etcmerge.Fold(s.etcDirs()); err != nil {
+		if err := etcmerge.Fold(s.EtcDirs()); err != nil {
 			return nil, err
 		}
-		if err := beneath.Remove(s.etcDirs().Store); err != nil {
+		if err := beneath.Remove(s.EtcDirs().Store); err != nil {
 			return nil, err
 		}
 	}
-	return all, beneath.Remove(s.abandonedJournal())
+	return all, beneath.Remove(s.AbandonedJournal())
 }
 
 // livedCommits are those whose defaults may be in /etc: a layer is there of each.
-func (s *storage) livedCommits() ([]ostree.Checksum, error) {
-	layers, err := os.ReadDir(s.layersDir())
+func livedCommits(s *machine.Storage) ([]ostree.Checksum, error) {
+	layers, err := os.ReadDir(s.LayersDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("looking for what was live: %w", err)
 	}
@@ -168,4 +162,17 @@ func (s *storage) livedCommits() ([]ostree.Checksum, error) {
 		}
 	}
 	return commits, nil
+}
+
+// Deployments does it now.
+func Deployments(ctx context.Context, m *machine.Machine, _ string) error {
+	if err := transaction.Acquire(ctx, m); err != nil {
+		return err
+	}
+	storage, err := m.OpenStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	return deployments.Settle(ctx, storage, m.Booted)
 }

@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/liveapply/liveapply/internal/machine"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // Finish is what liveapply@.service itself runs, when the phases have ended or, after a failure, the rollback has: it tells
 // whoever started the unit how it went.
-func (m *Machine) Finish(ctx context.Context, request string) error {
+func Finish(ctx context.Context, m *machine.Machine, request string) error {
 	if m.State.HasRequests() {
 		// That of this start, if prepare was killed before it took it. Whoever asked then is told below.
-		_, _ = m.takeRequest(ctx, services.ApplyUnit(request))
+		_, _ = transaction.TakeRequest(ctx, m, services.ApplyUnit(request))
 	}
 	outcome, err := m.State.TakeOutcome(request)
 	if err != nil {
@@ -23,13 +26,13 @@ func (m *Machine) Finish(ctx context.Context, request string) error {
 		return errors.New("the phases did not run to their end; see systemctl status 'liveapply-*'")
 	}
 	if outcome.Reason != "" {
-		status("%s", outcome.Reason)
+		report.Status("%s", outcome.Reason)
 		return fmt.Errorf("%s: %s", outcome.Result, outcome.Reason)
 	}
-	stamp, err := m.stamp()
+	stamp, err := m.Stamp()
 	if err != nil {
 		return err
 	}
-	status("commit %s is live", stamp.Live)
+	report.Status("commit %s is live", stamp.Live)
 	return nil
 }

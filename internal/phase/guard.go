@@ -15,26 +15,18 @@ import (
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/underlay"
+	"github.com/liveapply/liveapply/internal/report"
 )
-
-// inspectToSwitch tells what is mounted on /usr, and fails if systemd-sysext has put its overlay there.
-func (m *Machine) inspectToSwitch() (underlay.State, error) {
-	usr, err := m.Usr.Inspect()
-	if err == nil && usr.Extended {
-		err = fmt.Errorf("%s: %w", m.Usr.Path, underlay.ErrExtended)
-	}
-	return usr, err
-}
 
 // refuseUnlocked makes sure that nobody else has put something on /usr.
 func (p *preparation) refuseUnlocked() error {
-	usr, err := p.inspectToSwitch()
+	usr, err := p.machine.InspectToSwitch()
 	if err != nil {
 		return err
 	}
-	unlocked, err := p.Sysroot.Unlocked(p.Booted)
+	unlocked, err := p.machine.Sysroot.Unlocked(p.machine.Booted)
 	if err != nil {
 		return err
 	}
@@ -56,7 +48,7 @@ func (p *preparation) refuseUnmergeable() error {
 	if p.plan.Transient || p.config.LeaveStaged {
 		return nil
 	}
-	replaced, err := etcmerge.ReplacedDirectories(filepath.Join(physicalRoot, p.Booted.Path(), etcTree), p.etcDirs().Etc)
+	replaced, err := etcmerge.ReplacedDirectories(filepath.Join(machine.PhysicalRoot, p.machine.Booted.Path(), machine.EtcTree), p.storage.EtcDirs().Etc)
 	if p.onlyLooks && errors.Is(err, fs.ErrPermission) {
 		return nil // part of /etc is for root
 	}
@@ -65,7 +57,7 @@ func (p *preparation) refuseUnmergeable() error {
 	}
 	for _, path := range replaced {
 		for _, commit := range []ostree.Checksum{p.plan.From, p.plan.NextBoot()} {
-			entry, err := p.lookup(commit, filepath.Join(etcTree, path))
+			entry, err := p.storage.Lookup(commit, filepath.Join(machine.EtcTree, path))
 			if err != nil {
 				return err
 			}
@@ -84,10 +76,10 @@ func (p *preparation) refuseUnmergeable() error {
 // refuseOtherEtc makes sure that /etc is that of the booted deployment, where files are put, and not something that is mounted over it.
 func (p *preparation) refuseOtherEtc() error {
 	var shown, own unix.Stat_t
-	if err := unix.Stat(filepath.Join(p.Root, "etc"), &shown); err != nil {
+	if err := unix.Stat(filepath.Join(p.machine.Root, "etc"), &shown); err != nil {
 		return fmt.Errorf("looking at /etc: %w", err)
 	}
-	if err := unix.Stat(p.etcDirs().Etc, &own); err != nil {
+	if err := unix.Stat(p.storage.EtcDirs().Etc, &own); err != nil {
 		return fmt.Errorf("looking at /etc of the booted deployment: %w", err)
 	}
 	if shown.Dev != own.Dev || shown.Ino != own.Ino {
@@ -103,11 +95,11 @@ func (p *preparation) refuseTarget() error {
 	if target == p.plan.Booted {
 		return fmt.Errorf("commit %s is the booted one: go back to it with liveapplyctl reset", target)
 	}
-	commit, err := p.Repo.Commit(target)
+	commit, err := p.storage.Repo.Commit(target)
 	if err != nil {
 		return err
 	}
-	partial, err := p.Repo.IsPartial(target)
+	partial, err := p.storage.Repo.IsPartial(target)
 	if err != nil {
 		return err
 	}
@@ -122,7 +114,7 @@ func (p *preparation) refuseTarget() error {
 
 // refuseOther guards against a tree that is not a next version of the live one.
 func (p *preparation) refuseOther(target *ostree.Commit) error {
-	live, err := p.Repo.Commit(p.plan.From)
+	live, err := p.storage.Repo.Commit(p.plan.From)
 	if err != nil {
 		return err
 	}
@@ -152,14 +144,14 @@ const osReleaseLimit = 64 << 10
 
 // osRelease reads os-release(5) out of a commit; one without has no values.
 func (p *preparation) osRelease(commit *ostree.Commit) (map[string]string, error) {
-	entry, err := p.Repo.Lookup(commit.Root, "usr/lib/os-release")
+	entry, err := p.storage.Repo.Lookup(commit.Root, "usr/lib/os-release")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	content, err := p.Repo.ReadFile(entry.Checksum, osReleaseLimit)
+	content, err := p.storage.Repo.ReadFile(entry.Checksum, osReleaseLimit)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +179,7 @@ func (p *preparation) refuseByPolicy() error {
 		return nil
 	}
 	return fmt.Errorf("the policy Allow=additive forbids this commit, which changes or removes %d %s (%s): use --allow=replace, or reboot into it",
-		len(names), what, abbreviated(names))
+		len(names), what, report.Abbreviated(names))
 }
 
 // replacedFiles are the paths at which what is live does not stay as it is.
@@ -205,22 +197,13 @@ func (p *preparation) replacedFiles() []string {
 	return paths
 }
 
-// abbreviated names the first few of many.
-func abbreviated(names []string) string {
-	const shown = 5
-	if len(names) <= shown {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s, and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
-}
-
 // refuseLostMounts makes sure that the target has a directory for each mount below /usr, which moves with it.
 func (p *preparation) refuseLostMounts() error {
-	usr, err := p.Usr.Inspect()
+	usr, err := p.machine.Usr.Inspect()
 	if err != nil {
 		return err
 	}
-	commit, err := p.Repo.Commit(p.plan.Live)
+	commit, err := p.storage.Repo.Commit(p.plan.Live)
 	if err != nil {
 		return err
 	}
@@ -228,7 +211,7 @@ func (p *preparation) refuseLostMounts() error {
 		if isBelowAny(mount, usr.Submounts) {
 			continue // its mount point is in the other mount
 		}
-		if _, err := p.Repo.Lookup(commit.Root, filepath.Join(usrTree, mount)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := p.storage.Repo.Lookup(commit.Root, filepath.Join(machine.UsrTree, mount)); errors.Is(err, fs.ErrNotExist) {
 			return passing{fmt.Errorf("something is mounted on /usr/%s, which the target does not have: unmount it first", mount)}
 		} else if err != nil {
 			return err
@@ -244,8 +227,8 @@ func isBelowAny(path string, others []string) bool {
 // refuseTooLittleSpace compares what the layer and the new /etc need with what is free.
 func (p *preparation) refuseTooLittleSpace() error {
 	var free unix.Statfs_t
-	if err := unix.Fstatfs(int(p.sysroot.Fd()), &free); err != nil {
-		return fmt.Errorf("asking for the free space of %s: %w", physicalRoot, err)
+	if err := unix.Fstatfs(int(p.storage.Sysroot.Fd()), &free); err != nil {
+		return fmt.Errorf("asking for the free space of %s: %w", machine.PhysicalRoot, err)
 	}
 	need := layer.Need(p.changes)
 	etc, err := p.etcNeed()
@@ -256,12 +239,12 @@ func (p *preparation) refuseTooLittleSpace() error {
 	need.Inodes += etc.Inodes
 	if available := int64(free.Bavail) * free.Bsize; need.Bytes > available {
 		return passing{fmt.Errorf("%s has %d KiB free, and applying commit %s needs %d KiB: make room (ostree admin cleanup)",
-			physicalRoot, available>>10, p.plan.Target, need.Bytes>>10)}
+			machine.PhysicalRoot, available>>10, p.plan.Target, need.Bytes>>10)}
 	}
 	// Filesystems without a fixed number of inodes say 0 of 0 (btrfs).
 	if free.Files > 0 && uint64(need.Inodes) > free.Ffree {
 		return passing{fmt.Errorf("%s has %d inodes free, and applying commit %s needs %d: remove files that are not needed",
-			physicalRoot, free.Ffree, p.plan.Target, need.Inodes)}
+			machine.PhysicalRoot, free.Ffree, p.plan.Target, need.Inodes)}
 	}
 	return nil
 }
@@ -278,7 +261,7 @@ func (p *preparation) etcNeed() (layer.Size, error) {
 		if change.Object.IsZero() {
 			continue
 		}
-		file, err := p.Repo.File(change.Object)
+		file, err := p.storage.Repo.File(change.Object)
 		if err != nil {
 			return need, fmt.Errorf("/etc/%s of the target: %w", change.Path, err)
 		}

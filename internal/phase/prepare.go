@@ -1,3 +1,8 @@
+// Package phase holds the phases of a transaction, and their ways back. Each file reads like the paragraph on its phase in
+// docs/phases.md; what the steps consist of is in the packages below.
+//
+// A phase is a process of its own, started by its unit. It takes over from the phase before through the files of package
+// state, and can be run again after it was killed at any instruction.
 package phase
 
 import (
@@ -6,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,22 +19,24 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/pkgdb"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // Prepare finds out whether a commit can be applied and makes all that the later phases need: the layer, and the plan.
 // What it refuses has changed nothing.
-func (m *Machine) Prepare(ctx context.Context, request string) error {
+func Prepare(ctx context.Context, m *machine.Machine, request string) error {
 	unit := services.ApplyUnit(request)
-	t, err := m.claim(ctx, unit, request)
+	t, err := transaction.Claim(ctx, m, unit, request)
 	if err != nil {
 		return err
 	}
@@ -38,14 +44,14 @@ func (m *Machine) Prepare(ctx context.Context, request string) error {
 	if _, err := m.State.TakeOutcome(request); err != nil {
 		return err
 	}
-	storage, err := m.openStorage()
+	storage, err := m.OpenStorage()
 	if err != nil {
 		return err
 	}
 	defer storage.Close()
-	if err := storage.prepare(ctx, t); err != nil {
+	if err := prepare(ctx, storage, t); err != nil {
 		// Nothing has been switched: there is nothing to take back that this process cannot.
-		return errors.Join(err, storage.rolledBack(context.WithoutCancel(ctx), t, refusal(err)))
+		return errors.Join(err, rolledBack(context.WithoutCancel(ctx), storage, t, refusal(err)))
 	}
 	return nil
 }
@@ -55,17 +61,17 @@ func refusal(why error) state.Outcome {
 	return state.Outcome{Result: state.Refused, Reason: why.Error(), Phase: "prepare", Passing: isPassing(why)}
 }
 
-func (s *storage) prepare(ctx context.Context, t *state.Transaction) error {
-	m := s.machine
-	if err := s.openRepo(); err != nil {
+func prepare(ctx context.Context, s *machine.Storage, t *state.Transaction) error {
+	m := s.Machine
+	if err := s.OpenRepo(); err != nil {
 		return err
 	}
-	p := &preparation{Machine: m, storage: s, transaction: t}
+	p := &preparation{machine: m, storage: s, transaction: t}
 	defer func() { p.pruning.Close() }()
 	if err := p.identify(ctx); err != nil {
 		return err
 	}
-	if err := m.begin(t, "prepare"); err != nil {
+	if err := transaction.Begin(m, t, "prepare"); err != nil {
 		return err
 	}
 	if err := p.apply(ctx); err != nil {
@@ -78,7 +84,7 @@ func (s *storage) prepare(ctx context.Context, t *state.Transaction) error {
 	if err := m.State.WritePlan(&p.plan); err != nil {
 		return err
 	}
-	if err := m.end(t); err != nil {
+	if err := transaction.End(m, t); err != nil {
 		return err
 	}
 	return ctx.Err() // stopped: the phases that come next will not run
@@ -86,8 +92,8 @@ func (s *storage) prepare(ctx context.Context, t *state.Transaction) error {
 
 // preparation is what prepare finds out and makes.
 type preparation struct {
-	*Machine
-	*storage
+	machine     *machine.Machine
+	storage     *machine.Storage
 	transaction *state.Transaction
 	rev         string // what was asked for
 	config      *config.Config
@@ -105,7 +111,7 @@ type preparation struct {
 func (p *preparation) identify(ctx context.Context) error {
 	t := p.transaction
 	var err error
-	if p.config, err = p.takeRequest(ctx, services.UnitOf(t)); err != nil {
+	if p.config, err = transaction.TakeRequest(ctx, p.machine, services.UnitOf(t)); err != nil {
 		return err
 	}
 	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
@@ -115,7 +121,7 @@ func (p *preparation) identify(ctx context.Context) error {
 		return err
 	}
 	for _, warning := range p.config.Warnings {
-		warn("%s", warning)
+		report.Warn("%s", warning)
 	}
 	p.plan.Transaction, p.plan.Transient = t.ID, p.config.Transient
 	return nil
@@ -143,16 +149,16 @@ func handling(c *config.Config) state.Handling {
 
 // resolve finds out from where to where it goes, and whether it could go anywhere.
 func (p *preparation) resolve(rev string) error {
-	live, err := p.Live()
+	live, err := p.machine.Live()
 	if err != nil {
 		return err
 	}
-	target, err := p.Repo.Resolve(rev)
+	target, err := p.storage.Repo.Resolve(rev)
 	if err != nil {
 		return err
 	}
 	p.rev = rev
-	p.plan.Booted, p.plan.From, p.plan.Target = p.Booted.Commit, live, target
+	p.plan.Booted, p.plan.From, p.plan.Target = p.machine.Booted.Commit, live, target
 	if err := p.refuseUnlocked(); err != nil {
 		return err
 	}
@@ -202,11 +208,11 @@ func (p *preparation) decide(ctx context.Context) error {
 	if err := p.takePart(); err != nil || p.plan.IsNothing() {
 		return err
 	}
-	status("comparing the trees")
+	report.Status("comparing the trees")
 	if err := p.compare(ctx); err != nil {
 		return err
 	}
-	p.plan.Layers = p.layersOf(p.plan.Live)
+	p.plan.Layers = p.machine.LayersOf(p.plan.Live)
 	if err := p.planServices(ctx); err != nil {
 		return err
 	}
@@ -231,15 +237,15 @@ func (p *preparation) decide(ctx context.Context) error {
 // compare diffs the trees, for /usr from booted, because that is what the layer is put on; for /etc from live, because its
 // defaults are what /etc descends from now.
 func (p *preparation) compare(ctx context.Context) error {
-	booted, err := p.tree(p.plan.Booted, usrTree)
+	booted, err := p.storage.Tree(p.plan.Booted, machine.UsrTree)
 	if err != nil {
 		return err
 	}
-	target, err := p.tree(p.plan.Live, usrTree)
+	target, err := p.storage.Tree(p.plan.Live, machine.UsrTree)
 	if err != nil {
 		return err
 	}
-	all, err := treediff.Diff(ctx, p.Repo, booted, target)
+	all, err := treediff.Diff(ctx, p.storage.Repo, booted, target)
 	if err != nil {
 		return err
 	}
@@ -250,7 +256,7 @@ func (p *preparation) compare(ctx context.Context) error {
 		// The commits differ elsewhere. The layer of the target is then the root of /usr alone.
 		p.changes = []treediff.Change{{Old: booted.Entry(), New: target.Entry()}}
 	}
-	err = p.planEtc(ctx, &p.plan)
+	err = planEtc(ctx, p.storage, &p.plan)
 	if p.onlyLooks && errors.Is(err, fs.ErrPermission) {
 		p.plan.Etc, err = nil, nil // part of /etc is for root
 	}
@@ -277,11 +283,11 @@ func (p *preparation) weigh(ctx context.Context, target ostree.Tree) error {
 		p.plan.Impact.Files.Bytes, err = p.bytesOf(p.changes)
 		return err
 	}
-	live, err := p.tree(p.plan.From, usrTree)
+	live, err := p.storage.Tree(p.plan.From, machine.UsrTree)
 	if err != nil {
 		return err
 	}
-	if p.fromLive, err = treediff.Diff(ctx, p.Repo, live, target); err != nil {
+	if p.fromLive, err = treediff.Diff(ctx, p.storage.Repo, live, target); err != nil {
 		return err
 	}
 	// /usr shows the running kernel's modules of the booted tree all the time.
@@ -298,7 +304,7 @@ func (p *preparation) bytesOf(changes []treediff.Change) (bytes int64, err error
 		if change.New.Kind != ostree.KindFile {
 			continue
 		}
-		size, err := p.Repo.Size(change.New.Checksum)
+		size, err := p.storage.Repo.Size(change.New.Checksum)
 		if err != nil {
 			return 0, fmt.Errorf("/usr/%s: %w", change.Path, err)
 		}
@@ -310,22 +316,22 @@ func (p *preparation) bytesOf(changes []treediff.Change) (bytes int64, err error
 // comparePackages compares the packages of the live commit and the target. A database that cannot be read is only in the way where the
 // policy asks for it.
 func (p *preparation) comparePackages() (pkgdb.Difference, error) {
-	live, err := p.Repo.Commit(p.plan.From)
+	live, err := p.storage.Repo.Commit(p.plan.From)
 	if err != nil {
 		return pkgdb.Difference{}, err
 	}
-	target, err := p.Repo.Commit(p.plan.Live)
+	target, err := p.storage.Repo.Commit(p.plan.Live)
 	if err != nil {
 		return pkgdb.Difference{}, err
 	}
-	old, new, err := pkgdb.ReadBoth(p.Repo, live, target, p.config.PackageDatabase)
+	old, new, err := pkgdb.ReadBoth(p.storage.Repo, live, target, p.config.PackageDatabase)
 	if err == nil {
 		return pkgdb.Diff(old, new), nil
 	}
 	if p.config.Allow == config.Additive {
 		return pkgdb.Difference{}, err
 	}
-	warn("%v; going by files alone", err)
+	report.Warn("%v; going by files alone", err)
 	return pkgdb.Diff(&pkgdb.Database{}, &pkgdb.Database{}), nil
 }
 
@@ -350,9 +356,9 @@ var runningModules = sync.OnceValue(func() string {
 
 // verify reads every file that is going to be linked.
 func (p *preparation) verify(ctx context.Context) error {
-	status("verifying the content of the changed files")
+	report.Status("verifying the content of the changed files")
 	var looked atomic.Int64
-	defer counting("verifying the content of the changed files", len(p.changes), looked.Load)()
+	defer report.Counting("verifying the content of the changed files", len(p.changes), looked.Load)()
 	workers, ctx := errgroup.WithContext(ctx)
 	workers.SetLimit(verifyWorkers)
 	for _, change := range p.changes {
@@ -362,7 +368,7 @@ func (p *preparation) verify(ctx context.Context) error {
 		}
 		workers.Go(func() error {
 			defer looked.Add(1)
-			if err := p.Repo.VerifyFile(change.New.Checksum); err != nil {
+			if err := p.storage.Repo.VerifyFile(change.New.Checksum); err != nil {
 				return fmt.Errorf("/usr/%s of the target: %w", change.Path, err)
 			}
 			return nil
@@ -374,53 +380,29 @@ func (p *preparation) verify(ctx context.Context) error {
 // verifyWorkers read in parallel; storage rarely gains from more.
 const verifyWorkers = 4
 
-// build makes the layer, aside, and moves it to its place when it is whole. One that is there already is whole, then, and may
-// be in use: it is what an earlier application of the same commit made.
+// build makes the layer.
 func (p *preparation) build(ctx context.Context) error {
-	status("building the layer: %d changes", len(p.changes))
+	report.Status("building the layer: %d changes", len(p.changes))
 	if err := p.remember(); err != nil {
 		return err
 	}
-	dir := p.storage.layerDir(p.plan.Live)
-	about := newManifest(&p.plan, p.layerReload)
-	if _, err := os.Lstat(dir); err == nil {
-		return writeManifest(dir, about)
-	}
-	aside := dir + ".new"
-	if err := beneath.Remove(aside); err != nil {
+	return p.storage.BuildLayer(&p.plan, p.layerReload, func(tree string) error {
+		var progress layer.Progress
+		defer report.Counting("building the layer", len(p.changes), progress.Made)()
+		_, err := layer.Build(ctx, p.storage.Repo, p.changes, tree, &progress)
 		return err
-	}
-	if err := os.MkdirAll(aside, 0o700); err != nil { // and, the first time, the directory of the booted deployment
-		return fmt.Errorf("building the layer: %w", err)
-	}
-	if err := p.buildTree(ctx, filepath.Join(aside, layerTree)); err != nil {
-		return err
-	}
-	if err := writeManifest(aside, about); err != nil {
-		return err
-	}
-	if err := os.Rename(aside, dir); err != nil {
-		return fmt.Errorf("building the layer: %w", err)
-	}
-	return nil
+	})
 }
 
 // remember notes what the trees have, for those who want to know what processes run on.
 func (p *preparation) remember() error {
 	if p.plan.From == p.plan.Booted {
-		if err := p.Trees.Describe(p.plan.Booted, nil); err != nil {
+		if err := p.machine.Trees.Describe(p.plan.Booted, nil); err != nil {
 			return err
 		}
-		if err := p.Trees.Shows(p.Usr.Path, p.plan.Booted); err != nil {
+		if err := p.machine.Trees.Shows(p.machine.Usr.Path, p.plan.Booted); err != nil {
 			return err
 		}
 	}
-	return p.Trees.Describe(p.plan.Live, p.changes)
-}
-
-func (p *preparation) buildTree(ctx context.Context, dir string) error {
-	var progress layer.Progress
-	defer counting("building the layer", len(p.changes), progress.Made)()
-	_, err := layer.Build(ctx, p.Repo, p.changes, dir, &progress)
-	return err
+	return p.machine.Trees.Describe(p.plan.Live, p.changes)
 }

@@ -7,22 +7,25 @@ import (
 	"strings"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/machine"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // Services makes those read their files again whose files changed, has services restarted as far as the configuration asks for it, and finds out
 // whether the machine is well then.
-func (m *Machine) Services(ctx context.Context, request string) error {
-	t, plan, err := m.resume(ctx, "services", request)
+func Services(ctx context.Context, m *machine.Machine, request string) error {
+	t, plan, err := transaction.Resume(ctx, m, "services", request)
 	if err != nil {
 		return err
 	}
 	if plan.IsNothing() {
-		return m.end(t)
+		return transaction.End(m, t)
 	}
-	status("reloading")
+	report.Status("reloading")
 	if err := services.Reload(ctx, plan.Impact.Reload, t.Step); err != nil {
 		return err
 	}
@@ -30,12 +33,12 @@ func (m *Machine) Services(ctx context.Context, request string) error {
 	if err := h.handle(ctx); err != nil {
 		return err
 	}
-	return m.end(t)
+	return transaction.End(m, t)
 }
 
 // handler does what has to be done to services.
 type handler struct {
-	*Machine
+	*machine.Machine
 	transaction *state.Transaction
 	plan        *state.Plan
 	watch       *services.Watch
@@ -54,7 +57,7 @@ func (h *handler) handle(ctx context.Context) error {
 	if len(checks) == 0 {
 		return nil
 	}
-	status("running %d health checks", len(checks))
+	report.Status("running %d health checks", len(checks))
 	return h.transaction.Step("check the health", func() error {
 		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.RunChecks(ctx, checks) })
 	})
@@ -93,7 +96,7 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 		tasks = append(tasks, task)
 	}
 	if len(left) > 0 {
-		announce(h.transaction, messageLeft, "Left as they are, though what they use has changed: "+strings.Join(left, ", "), nil)
+		report.Announce(h.transaction, report.MessageLeft, "Left as they are, though what they use has changed: "+strings.Join(left, ", "), nil)
 	}
 	return tasks, nil
 }
@@ -115,7 +118,7 @@ func acts(how state.Handling) bool {
 
 // changes collects what is different now for those who run.
 func (h *handler) changes(ctx context.Context) (services.Changes, error) {
-	changes, err := h.outdated(ctx)
+	changes, err := outdated(ctx, h.Machine)
 	units := h.plan.Impact.Units
 	changes.Units, changes.Wants = slices.Concat(units.Changed, units.Removed), units.Wanted
 	for _, change := range h.plan.Etc.Changes {
@@ -125,7 +128,7 @@ func (h *handler) changes(ctx context.Context) (services.Changes, error) {
 }
 
 // outdated finds the units that run on what /usr does not have any more.
-func (m *Machine) outdated(ctx context.Context) (services.Changes, error) {
+func outdated(ctx context.Context, m *machine.Machine) (services.Changes, error) {
 	found, err := services.FindOutdated(ctx, stale.System{Proc: "/proc", Usr: m.Usr.Path, Trees: m.Trees})
 	return services.Changes{Stale: found.Units()}, err
 }
@@ -154,7 +157,7 @@ func (h *handler) act(ctx context.Context, tasks []state.Task) (err error) {
 // actAtOnce carries tasks out, having noted what rollback has to undo, and watches the services for as long as the configuration says.
 func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
 	h.transaction.Services = append(h.transaction.Services, tasks...)
-	if err := h.lock.Write(h.transaction); err != nil {
+	if err := h.Lock.Write(h.transaction); err != nil {
 		return err
 	}
 	var names []string
@@ -162,7 +165,7 @@ func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
 		names = append(names, string(task.Action)+" "+task.Unit)
 	}
 	what := strings.Join(names, ", ")
-	status("%s", what)
+	report.Status("%s", what)
 	err := h.transaction.Step(what, func() error {
 		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Act(ctx, tasks) })
 	})
@@ -170,7 +173,7 @@ func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
 		return err
 	}
 	timeout := h.plan.Services.HealthTimeout
-	status("watching the services for %s", timeout)
+	report.Status("watching the services for %s", timeout)
 	return h.transaction.Step("watch the services", func() error { return h.watch.Hold(ctx, tasks, timeout) })
 }
 
@@ -189,28 +192,28 @@ func takeBackServices(ctx context.Context, t *state.Transaction) {
 	if len(t.Services) == 0 {
 		return
 	}
-	status("restarting services on the tree before")
+	report.Status("restarting services on the tree before")
 	err := t.Step("restart services on the tree before", func() error {
 		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.TakeBack(ctx, t.Services) })
 	})
 	if err != nil {
-		warn("%v", err)
+		report.Warn("%v", err)
 	}
 }
 
 // settleServices restarts, after a reset, what runs on the tree that was live, if the configuration says so. The reset does not depend on it.
-func (m *Machine) settleServices(ctx context.Context, t *state.Transaction, c *config.Config) {
+func settleServices(ctx context.Context, m *machine.Machine, t *state.Transaction, c *config.Config) {
 	if c == nil || c.RestartServices == config.RestartNone {
 		return
 	}
-	if err := m.settle(ctx, t, handling(c)); err != nil {
-		warn("%v", err)
+	if err := settle(ctx, m, t, handling(c)); err != nil {
+		report.Warn("%v", err)
 	}
 }
 
-func (m *Machine) settle(ctx context.Context, t *state.Transaction, how state.Handling) error {
-	status("restarting services on the booted tree")
-	changes, err := m.outdated(ctx)
+func settle(ctx context.Context, m *machine.Machine, t *state.Transaction, how state.Handling) error {
+	report.Status("restarting services on the booted tree")
+	changes, err := outdated(ctx, m)
 	if err != nil {
 		return err
 	}

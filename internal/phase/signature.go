@@ -13,7 +13,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/report"
 )
 
 // remotesDir is where the remotes of a booted system may be configured, beside its repo's config.
@@ -25,12 +27,12 @@ func (p *preparation) refuseUnsigned(ctx context.Context, commit ostree.Checksum
 	if !p.config.RequireSignature {
 		return nil
 	}
-	status("verifying the signature")
+	report.Status("verifying the signature")
 	name, err := p.remoteOf(commit, rev)
 	if err != nil {
 		return err
 	}
-	remote, err := p.Repo.Remote(name, remotesDir)
+	remote, err := p.storage.Repo.Remote(name, remotesDir)
 	if err != nil {
 		return fmt.Errorf("verifying the signature of commit %s, which RequireSignature= asks for: %w", commit, err)
 	}
@@ -47,7 +49,7 @@ func (p *preparation) refuseUnsigned(ctx context.Context, commit ostree.Checksum
 // remoteOf finds the remote that a commit is to be from: that of the ref that was asked for, else the one that a deployment of the commit
 // follows, else the one that the booted deployment follows, from which an upgrade would come.
 func (p *preparation) remoteOf(commit ostree.Checksum, rev string) (string, error) {
-	deployments, err := p.Sysroot.Deployments()
+	deployments, err := p.machine.Sysroot.Deployments()
 	if err != nil {
 		return "", err
 	}
@@ -57,7 +59,7 @@ func (p *preparation) remoteOf(commit ostree.Checksum, rev string) (string, erro
 			refspecs = append(refspecs, deployment.Origin)
 		}
 	}
-	for _, refspec := range append(refspecs, p.Booted.Origin) {
+	for _, refspec := range append(refspecs, p.machine.Booted.Origin) {
 		if remote := ostree.RemoteOf(refspec); remote != "" {
 			return remote, nil
 		}
@@ -73,7 +75,7 @@ func (p *preparation) remoteOf(commit ostree.Checksum, rev string) (string, erro
 // A pull also goes well where nothing is verified, because the configuration says so or because ostree was built without. So the same
 // commit without its signatures must have been refused before.
 func (p *preparation) verifySignature(ctx context.Context, remote *ostree.Remote, commit ostree.Checksum) (problem string, err error) {
-	parent, prefix := p.State.Run, scratchPrefix
+	parent, prefix := p.machine.State.Run, machine.ScratchPrefix
 	if p.onlyLooks {
 		parent, prefix = os.TempDir(), "liveapply-"
 	}
@@ -82,7 +84,7 @@ func (p *preparation) verifySignature(ctx context.Context, remote *ostree.Remote
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	t := trial{p.Repo, remote, commit}
+	t := trial{p.storage.Repo, remote, commit}
 	refused, err := t.pull(ctx, filepath.Join(dir, "unsigned"), ".commit")
 	if err != nil {
 		return "", err
@@ -113,7 +115,7 @@ func (t trial) pull(ctx context.Context, dir string, objects ...string) (refused
 		if err := os.MkdirAll(repo, 0o700); err != nil {
 			return "", err
 		}
-		if err := runOSTree(ctx, "--repo="+repo, "init", "--mode=archive"); err != nil {
+		if err := machine.RunOSTree(ctx, "--repo="+repo, "init", "--mode=archive"); err != nil {
 			return "", err
 		}
 	}

@@ -12,17 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/report"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // Tmpfiles makes the users, and completes /var and /run, as the target's changed fragments say.
-func (m *Machine) Tmpfiles(ctx context.Context, request string) error {
-	t, plan, err := m.resume(ctx, "tmpfiles", request)
+func Tmpfiles(ctx context.Context, m *machine.Machine, request string) error {
+	t, plan, err := transaction.Resume(ctx, m, "tmpfiles", request)
 	if err != nil {
 		return err
 	}
 	if fragments := plan.Impact.Sysusers; len(fragments) > 0 {
-		if err := t.Step("systemd-sysusers", func() error { return m.makeUsers(ctx, fragments) }); err != nil {
+		if err := t.Step("systemd-sysusers", func() error { return makeUsers(ctx, m, fragments) }); err != nil {
 			return err
 		}
 	}
@@ -31,21 +34,21 @@ func (m *Machine) Tmpfiles(ctx context.Context, request string) error {
 			return err
 		}
 	}
-	return m.end(t)
+	return transaction.End(m, t)
 }
 
 // accountFiles are what systemd-sysusers(8) writes.
 var accountFiles = []string{"passwd", "group", "shadow", "gshadow"}
 
 // makeUsers runs systemd-sysusers on fragments.
-func (m *Machine) makeUsers(ctx context.Context, fragments []string) error {
-	storage, err := m.openStorage()
+func makeUsers(ctx context.Context, m *machine.Machine, fragments []string) error {
+	storage, err := m.OpenStorage()
 	if err != nil {
 		return err
 	}
 	defer storage.Close()
-	status("making users")
-	return storage.runIntoEtc(ctx, append([]string{"systemd-sysusers"}, fragments...), accountFiles...)
+	report.Status("making users")
+	return runIntoEtc(ctx, storage, append([]string{"systemd-sysusers"}, fragments...), accountFiles...)
 }
 
 // tmpfilesPartly are the exit statuses of systemd-tmpfiles(8) for lines that could not be parsed (DATAERR) or done (CANTCREAT); as in
@@ -54,7 +57,7 @@ var tmpfilesPartly = []int{65, 73}
 
 // createFiles runs systemd-tmpfiles on fragments, for what is outside /usr and /etc.
 func createFiles(ctx context.Context, fragments []string) error {
-	status("completing /run and /var")
+	report.Status("completing /run and /var")
 	args := append([]string{"--create", "--prefix=/run", "--prefix=/var"}, fragments...)
 	tmpfiles := exec.CommandContext(ctx, "systemd-tmpfiles", args...)
 	tmpfiles.Stdout, tmpfiles.Stderr = os.Stdout, os.Stderr
@@ -75,20 +78,20 @@ const fragmentLimit = 1 << 20
 // /etc, and that takes its place, is not for everybody's eyes.
 func (p *preparation) lookAtTmpfiles() error {
 	for _, name := range p.plan.Impact.Tmpfiles {
-		for _, dir := range []string{etcTree, usrTree + "/lib"} { // the first takes the place of the other
-			entry, err := p.lookup(p.plan.Live, filepath.Join(dir, "tmpfiles.d", name))
+		for _, dir := range []string{machine.EtcTree, machine.UsrTree + "/lib"} { // the first takes the place of the other
+			entry, err := p.storage.Lookup(p.plan.Live, filepath.Join(dir, "tmpfiles.d", name))
 			if err != nil {
 				return err
 			}
 			if entry.Kind != ostree.KindFile {
 				continue
 			}
-			file, err := p.Repo.File(entry.Checksum)
+			file, err := p.storage.Repo.File(entry.Checksum)
 			if err != nil {
 				return err
 			}
 			if file.Mode&unix.S_IFMT == unix.S_IFREG { // a link masks it
-				content, err := p.Repo.ReadFile(entry.Checksum, fragmentLimit)
+				content, err := p.storage.Repo.ReadFile(entry.Checksum, fragmentLimit)
 				if err != nil {
 					return err
 				}

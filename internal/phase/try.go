@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/machine"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
 
@@ -19,7 +21,7 @@ const executor = "/usr/lib/systemd/systemd-executor"
 // try runs programs with the target's loader and libraries: one of the target; and, if libraries changed, what the running systemd starts programs
 // with. If that does not run, no unit can be started any more, also none that would take the target back.
 func (p *preparation) try(ctx context.Context) error {
-	status("trying to run a program of the target")
+	report.Status("trying to run a program of the target")
 	programs := []underlay.Program{{Name: "/usr/bin/true"}}
 	if p.plan.Impact.Libraries {
 		executors, err := p.executors()
@@ -36,22 +38,22 @@ func (p *preparation) try(ctx context.Context) error {
 
 // tryPrograms runs programs on what /usr is going to show.
 func (p *preparation) tryPrograms(ctx context.Context, programs ...underlay.Program) error {
-	overlays, err := p.enabled()
+	overlays, err := p.machine.EnabledOverlays()
 	if err != nil {
 		return err
 	}
-	s, err := p.stack(p.plan.Live, p.plan.Layers, overlays)
+	s, err := p.machine.Stack(p.plan.Live, p.plan.Layers, overlays)
 	if err != nil {
 		return err
 	}
-	return p.Usr.Try(ctx, s.Stack, programs...)
+	return p.machine.Usr.Try(ctx, s.Stack, programs...)
 }
 
 // executors opens the one of the booted tree, which systemd keeps open from its start, and the one that is live, which it has taken if it was executed
 // again since.
 func (p *preparation) executors() ([]*os.File, error) {
 	var files []*os.File
-	for _, path := range []string{filepath.Join(physicalRoot, p.Booted.Path(), executor), executor} {
+	for _, path := range []string{filepath.Join(machine.PhysicalRoot, p.machine.Booted.Path(), executor), executor} {
 		file, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

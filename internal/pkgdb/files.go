@@ -5,8 +5,9 @@ import (
 	"path"
 	"strings"
 
-	"github.com/liveapply/liveapply/internal/ostree"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/ostree"
 )
 
 // Files returns the paths in the commit's tree that a package brought: files, symbolic links and directories, which packages share, in the

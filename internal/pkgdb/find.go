@@ -7,9 +7,10 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/liveapply/liveapply/internal/gvariant"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"golang.org/x/sys/unix"
 )
 
 // known are the directories in which builders of Debian-based OSTree systems leave dpkg's database. /var is not updated with the system, so they

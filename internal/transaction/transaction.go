@@ -10,49 +10,46 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// Systemd is what a place asks of systemd.
-type Systemd interface {
+// manager is what a place asks of systemd.
+type manager interface {
 	// IsWorkingOn tells whether a unit for which a transaction is made, one of its phases, or its way back runs, or is about to.
 	IsWorkingOn(ctx context.Context, unit string) (bool, error)
 	// Start starts a unit and waits for its end.
 	Start(ctx context.Context, unit string) error
 }
 
-// Place is where transactions take place: a machine.
-type Place struct {
-	State state.Dirs
-	// UnderWay reads the transaction that is not ended; nil if there is none. state.ErrDamaged: there is one, and it is not known what it has done.
-	UnderWay func() (*state.Transaction, error)
-	With     func(context.Context, func(Systemd) error) error
-	Status   func(format string, args ...any)
-	Warn     func(format string, args ...any)
-	// Waiting is called when waiting begins, and what it returns when that ends.
-	Waiting func() (end func())
+// place is where transactions take place: a machine.
+type place struct {
+	state state.Dirs
+	// underWay is Machine.UnderWay.
+	underWay func() (*state.Transaction, error)
+	with     func(context.Context, func(manager) error) error
+	status   func(format string, args ...any) // report.Status
 }
 
-// Lock waits for the lock.
-func (p Place) Lock(ctx context.Context) (*state.Lock, error) {
+// lock waits for the lock.
+func (p place) lock(ctx context.Context) (*state.Lock, error) {
 	end := func() {}
 	defer func() { end() }()
-	return p.State.Lock(ctx, func() {
-		end = p.Waiting()
-		if t, err := p.UnderWay(); t != nil && err == nil {
-			p.Status("waiting for the transaction of %s to end", t.Request)
+	return p.state.Lock(ctx, func() {
+		end = report.Waiting()
+		if t, err := p.underWay(); t != nil && err == nil {
+			p.status("waiting for the transaction of %s to end", t.Request)
 		} else {
-			p.Status("waiting for what changes the machine now")
+			p.status("waiting for what changes the machine now")
 		}
 	})
 }
 
-// Own begins a transaction of a unit for a request when it is its turn, or goes on with the one that this unit has begun before (its process was killed and
-// runs again). One that was interrupted and that the unit itself takes back (services.RollbackUnit) is taken over as it is.
-func (p Place) Own(ctx context.Context, unit, request string) (*state.Lock, *state.Transaction, error) {
+// own is Claim, of the place.
+func (p place) own(ctx context.Context, unit, request string) (*state.Lock, *state.Transaction, error) {
 	for {
-		lock, err := p.Lock(ctx)
+		lock, err := p.lock(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -71,8 +68,8 @@ func (p Place) Own(ctx context.Context, unit, request string) (*state.Lock, *sta
 }
 
 // look finds out, under the lock, what is under way. It returns the unit's own transaction, or else what has to be done first, without the lock.
-func (p Place) look(ctx context.Context, lock *state.Lock, unit, request string) (own *state.Transaction, first func() error, err error) {
-	t, err := p.UnderWay()
+func (p place) look(ctx context.Context, lock *state.Lock, unit, request string) (own *state.Transaction, first func() error, err error) {
+	t, err := p.underWay()
 	isReset := request == state.ResetRequest
 	switch {
 	case errors.Is(err, state.ErrDamaged) && isReset:
@@ -105,27 +102,27 @@ func (p Place) look(ctx context.Context, lock *state.Lock, unit, request string)
 	return nil, func() error {
 		err := p.takeBack(ctx, rollback, fmt.Errorf("the transaction of %s was interrupted", t.Request))
 		if err == nil {
-			_, err = p.State.TakeOutcome(t.Request) // there is nobody to tell any more
+			_, err = p.state.TakeOutcome(t.Request) // there is nobody to tell any more
 		}
 		if err == nil || ctx.Err() != nil || !isReset {
 			return err
 		}
 		// A reset takes all back, whatever stands in the way of taking back a part.
-		p.Warn("%v; going back to the booted tree all the same", err)
+		report.Warn("%v; going back to the booted tree all the same", err)
 		return p.give(ctx, t)
 	}, nil
 }
 
 // takeBack starts the unit that takes back what is under way.
-func (p Place) takeBack(ctx context.Context, unit string, why error) error {
-	defer p.Waiting()()
-	p.Warn("%v: starting %s first", why, unit)
-	return p.With(ctx, func(systemd Systemd) error { return systemd.Start(ctx, unit) })
+func (p place) takeBack(ctx context.Context, unit string, why error) error {
+	defer report.Waiting()()
+	report.Warn("%v: starting %s first", why, unit)
+	return p.with(ctx, func(systemd manager) error { return systemd.Start(ctx, unit) })
 }
 
 // give ends a transaction that cannot be taken back, if it is still under way.
-func (p Place) give(ctx context.Context, t *state.Transaction) error {
-	lock, err := p.Lock(ctx)
+func (p place) give(ctx context.Context, t *state.Transaction) error {
+	lock, err := p.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,28 +131,28 @@ func (p Place) give(ctx context.Context, t *state.Transaction) error {
 }
 
 // await waits until a transaction has ended, on which units work.
-func (p Place) await(ctx context.Context, t *state.Transaction) error {
-	defer p.Waiting()()
-	p.Status("waiting for the transaction of %s to end", t.Request)
-	if err := p.State.AwaitEnd(ctx); err != nil {
+func (p place) await(ctx context.Context, t *state.Transaction) error {
+	defer report.Waiting()()
+	p.status("waiting for the transaction of %s to end", t.Request)
+	if err := p.state.AwaitEnd(ctx); err != nil {
 		return fmt.Errorf("transaction %s of %s has not ended: wait for it (systemctl list-jobs), or take it back with liveapplyctl reset: %w", t.ID, t.Request, err)
 	}
 	return nil
 }
 
-func (p Place) isWorkingOn(ctx context.Context, t *state.Transaction) (working bool, err error) {
-	err = p.With(ctx, func(systemd Systemd) (err error) {
+func (p place) isWorkingOn(ctx context.Context, t *state.Transaction) (working bool, err error) {
+	err = p.with(ctx, func(systemd manager) (err error) {
 		working, err = systemd.IsWorkingOn(ctx, services.UnitOf(t))
 		return err
 	})
 	return working, err
 }
 
-// Interrupted returns, under the lock, the unit that has to be started to take back what nobody works on any more; "" if there is nothing.
-func (p Place) Interrupted(ctx context.Context) (rollback string, err error) {
-	t, err := p.UnderWay()
+// interrupted is Interrupted.
+func (p place) interrupted(ctx context.Context) (rollback string, err error) {
+	t, err := p.underWay()
 	if errors.Is(err, state.ErrDamaged) {
-		p.Warn("%v", err)
+		report.Warn("%v", err)
 		return services.ResetUnit, nil
 	}
 	if t == nil || err != nil {
@@ -168,10 +165,9 @@ func (p Place) Interrupted(ctx context.Context) (rollback string, err error) {
 	return services.RollbackUnit(t.Request), nil
 }
 
-// AwaitUnderWay returns when no transaction is under way. One that was interrupted is not, nor is one whose file is damaged: whoever asks for the next one has
-// that taken back.
-func (p Place) AwaitUnderWay(ctx context.Context) error {
-	t, err := p.UnderWay()
+// awaitUnderWay is AwaitUnderWay.
+func (p place) awaitUnderWay(ctx context.Context) error {
+	t, err := p.underWay()
 	if errors.Is(err, state.ErrDamaged) {
 		return nil
 	}
@@ -184,9 +180,9 @@ func (p Place) AwaitUnderWay(ctx context.Context) error {
 	}
 	if !working {
 		// Its units may have ended it just now, and another one may have begun.
-		if now, err := p.UnderWay(); err != nil || now == nil || now.ID == t.ID {
+		if now, err := p.underWay(); err != nil || now == nil || now.ID == t.ID {
 			return err
 		}
 	}
-	return p.State.AwaitEnd(ctx)
+	return p.state.AwaitEnd(ctx)
 }

@@ -12,43 +12,41 @@ import (
 	"github.com/liveapply/liveapply/internal/state"
 )
 
-// machine is a place with a systemd that knows which units work, and what starting one does.
-type machine struct {
-	Place
+// lab is a place with a systemd that knows which units work, and what starting one does.
+type lab struct {
+	place
 	working map[string]bool
 	started []string
 	start   func(unit string) error
 }
 
-func newMachine(t *testing.T) *machine {
+func newLab(t *testing.T) *lab {
 	t.Helper()
 	root := t.TempDir()
-	m := &machine{working: map[string]bool{}}
-	m.State = state.Dirs{Run: filepath.Join(root, "run"), Deployments: filepath.Join(root, "deployments"), Lib: filepath.Join(root, "lib")}
-	if err := m.State.Make(); err != nil {
+	m := &lab{working: map[string]bool{}}
+	m.state = state.Dirs{Run: filepath.Join(root, "run"), Deployments: filepath.Join(root, "deployments"), Lib: filepath.Join(root, "lib")}
+	if err := m.state.Make(); err != nil {
 		t.Fatal(err)
 	}
-	m.UnderWay = m.State.Transaction
-	m.With = func(_ context.Context, do func(Systemd) error) error { return do(m) }
-	m.Status = func(string, ...any) {}
-	m.Warn = func(string, ...any) {}
-	m.Waiting = func() func() { return func() {} }
+	m.underWay = m.state.Transaction
+	m.with = func(_ context.Context, do func(manager) error) error { return do(m) }
+	m.status = func(string, ...any) {}
 	m.start = func(string) error { return m.end() }
 	return m
 }
 
-func (m *machine) IsWorkingOn(_ context.Context, unit string) (bool, error) {
+func (m *lab) IsWorkingOn(_ context.Context, unit string) (bool, error) {
 	return m.working[unit], nil
 }
 
-func (m *machine) Start(_ context.Context, unit string) error {
+func (m *lab) Start(_ context.Context, unit string) error {
 	m.started = append(m.started, unit)
 	return m.start(unit)
 }
 
 // end ends what is under way, as a rollback does.
-func (m *machine) end() error {
-	lock, err := m.State.Lock(context.Background(), func() {})
+func (m *lab) end() error {
+	lock, err := m.state.Lock(context.Background(), func() {})
 	if err != nil {
 		return err
 	}
@@ -57,9 +55,9 @@ func (m *machine) end() error {
 }
 
 // begin leaves a transaction of a unit.
-func (m *machine) begin(t *testing.T, unit, request string, switched bool) *state.Transaction {
+func (m *lab) begin(t *testing.T, unit, request string, switched bool) *state.Transaction {
 	t.Helper()
-	lock, err := m.State.Lock(t.Context(), func() {})
+	lock, err := m.state.Lock(t.Context(), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,9 +73,9 @@ func (m *machine) begin(t *testing.T, unit, request string, switched bool) *stat
 	return transaction
 }
 
-func (m *machine) own(t *testing.T, unit, request string) *state.Transaction {
+func (m *lab) own(t *testing.T, unit, request string) *state.Transaction {
 	t.Helper()
-	lock, own, err := m.Own(t.Context(), unit, request)
+	lock, own, err := m.place.own(t.Context(), unit, request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +86,7 @@ func (m *machine) own(t *testing.T, unit, request string) *state.Transaction {
 const a, b = "liveapply@a.service", "liveapply@b.service"
 
 func TestOwnGoesOnWithItsTransaction(t *testing.T) {
-	m := newMachine(t)
+	m := newLab(t)
 	first := m.own(t, a, "a")
 	if again := m.own(t, a, "a"); again.ID != first.ID || len(m.started) != 0 {
 		t.Errorf("got %+v and started %v", again, m.started)
@@ -110,7 +108,7 @@ func TestOwnTakesBackFirstWhatWasInterrupted(t *testing.T) {
 		{"one of an earlier version, which noted no unit", "", "b", false, services.RollbackUnit("b")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := newMachine(t)
+			m := newLab(t)
 			interrupted := m.begin(t, c.unit, c.request, c.switched)
 			if own := m.own(t, a, "a"); own.ID == interrupted.ID || own.Unit != a || !slices.Equal(m.started, []string{c.first}) {
 				t.Errorf("got %+v and started %v", own, m.started)
@@ -120,11 +118,11 @@ func TestOwnTakesBackFirstWhatWasInterrupted(t *testing.T) {
 }
 
 func TestOwnWaitsForWhatUnitsWorkOn(t *testing.T) {
-	m := newMachine(t)
+	m := newLab(t)
 	other := m.begin(t, services.UpdatesUnit(true), state.OverlayRequest(""), false)
 	m.working[services.UpdatesUnit(true)] = true
 	var waited string
-	m.Status = func(_ string, args ...any) {
+	m.status = func(_ string, args ...any) {
 		waited, _ = args[0].(string)
 		if err := m.end(); err != nil {
 			t.Error(err)
@@ -137,18 +135,18 @@ func TestOwnWaitsForWhatUnitsWorkOn(t *testing.T) {
 }
 
 func TestOwnTakesOverWhatItsUnitTakesBack(t *testing.T) {
-	m := newMachine(t)
+	m := newLab(t)
 	interrupted := m.begin(t, services.OverlayUnit("1"), state.OverlayRequest("1"), false)
 	own := m.own(t, services.OverlaysUnit, state.OverlayRequest(""))
-	now, err := m.State.Transaction()
+	now, err := m.state.Transaction()
 	if own.ID != interrupted.ID || err != nil || now.Unit != services.OverlaysUnit || len(m.started) != 0 {
 		t.Errorf("got %+v, under way is %+v (%v), started %v", own, now, err, m.started)
 	}
 }
 
 func TestDamagedFileIsReplacedByAReset(t *testing.T) {
-	m := newMachine(t)
-	path := filepath.Join(m.State.Run, "transaction.json")
+	m := newLab(t)
+	path := filepath.Join(m.state.Run, "transaction.json")
 	if err := os.WriteFile(path, []byte("noise"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -165,11 +163,12 @@ func TestDamagedFileIsReplacedByAReset(t *testing.T) {
 }
 
 func TestRollbackThatFailsIsInTheWayOfAllButAReset(t *testing.T) {
-	m := newMachine(t)
+	m := newLab(t)
 	failure := errors.New("no space")
+	m.status = func(string, ...any) {}
 	m.start = func(string) error { return failure }
 	interrupted := m.begin(t, b, "b", true)
-	if _, _, err := m.Own(t.Context(), a, "a"); !errors.Is(err, failure) {
+	if _, _, err := m.place.own(t.Context(), a, "a"); !errors.Is(err, failure) {
 		t.Errorf("got %v", err)
 	}
 	if own := m.own(t, services.ResetUnit, state.ResetRequest); own.ID == interrupted.ID || own.Request != state.ResetRequest {
@@ -178,27 +177,27 @@ func TestRollbackThatFailsIsInTheWayOfAllButAReset(t *testing.T) {
 }
 
 func TestInterruptedIsWhatNoUnitWorksOn(t *testing.T) {
-	m := newMachine(t)
-	if unit, err := m.Interrupted(t.Context()); unit != "" || err != nil {
+	m := newLab(t)
+	if unit, err := m.interrupted(t.Context()); unit != "" || err != nil {
 		t.Errorf("without a transaction: %q (%v)", unit, err)
 	}
 	m.begin(t, b, "b", true)
-	if unit, err := m.Interrupted(t.Context()); unit != services.RollbackUnit("b") || err != nil {
+	if unit, err := m.interrupted(t.Context()); unit != services.RollbackUnit("b") || err != nil {
 		t.Errorf("interrupted: %q (%v)", unit, err)
 	}
 	m.working[b] = true
-	if unit, err := m.Interrupted(t.Context()); unit != "" || err != nil {
+	if unit, err := m.interrupted(t.Context()); unit != "" || err != nil {
 		t.Errorf("worked on: %q (%v)", unit, err)
 	}
 }
 
 func TestOwnGivesUpWithItsContext(t *testing.T) {
-	m := newMachine(t)
+	m := newLab(t)
 	m.begin(t, b, "b", true)
 	m.working[b] = true
 	ctx, cancel := context.WithCancel(t.Context())
-	m.Status = func(string, ...any) { cancel() }
-	if _, _, err := m.Own(ctx, a, "a"); !errors.Is(err, context.Canceled) {
+	m.status = func(string, ...any) { cancel() }
+	if _, _, err := m.place.own(ctx, a, "a"); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	// And it keeps no lock.

@@ -227,20 +227,22 @@ func TestRequestCountsForItsOwnStartAlone(t *testing.T) {
 		awaitHeld(m, phase, v2)
 	}
 	holdAfter("prepare")
-	// Both wait for the turn of what is under way: the one by the ref first, which the configuration does not allow, then the commit, with --force.
+	// The one by the ref, which the configuration does not allow, has its turn while the same commit has been asked for with --force, and has not begun.
 	byRef := m.Start("systemctl", "start", "liveapply@lab-next.service")
 	awaitProperty(m, phaseUnit("prepare", "lab-next"), "StatusText", "waiting for the transaction of "+v2+" to end")
+	dropIn(m, phaseUnit("prepare", v3), `ExecStartPre=/bin/sh -c "until [ -e /run/forced ]; do sleep 0.1; done"`)
 	forced := m.Start("liveapplyctl", "apply", "--force", v3)
-	awaitProperty(m, phaseUnit("prepare", v3), "StatusText", "waiting for the transaction of "+v2+" to end")
-	removeDropIns(m)
+	awaitProperty(m, phaseUnit("prepare", v3), "SubState", "start-pre")
 	m.Write("/run/go", "")
 	if output, err := byRef.Wait(); err == nil {
 		t.Errorf("the one by the ref was applied: %s", output)
 	}
+	m.Write("/run/forced", "")
 	if output, err := forced.Wait(); err != nil {
 		t.Errorf("the one with --force: %v: %s", err, output)
 	}
 	requireLive(t, m, v3)
+	removeDropIns(m)
 	reset(t, m)
 
 	// One whose start fails does not wait for the next.

@@ -1,4 +1,4 @@
-package phase
+package follow
 
 import (
 	"cmp"
@@ -7,27 +7,30 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
 
-// Overlay carries out a request that liveapplyctl has left: all of it in one step, or nothing. If it is killed, liveapply-overlays.service makes
+// Change carries out a request that liveapplyctl has left: all of it in one step, or nothing. If it is killed, liveapply-overlays.service makes
 // the system what the stores say then: that is the state before, or the one after.
-func (m *Machine) Overlay(ctx context.Context, id string) error {
+func Change(ctx context.Context, m *machine.Machine, id string) error {
 	request := state.OverlayRequest(id)
-	t, err := m.claim(ctx, services.OverlayUnit(id), request)
+	t, err := transaction.Claim(ctx, m, services.OverlayUnit(id), request)
 	if err != nil {
 		return errors.Join(err, m.State.RemoveOverlayRequest(id))
 	}
-	err = m.changeOverlays(ctx, t, id)
-	return errors.Join(err, m.State.RemoveOverlayRequest(id), m.release(context.WithoutCancel(ctx), t))
+	err = changeOverlays(ctx, m, t, id)
+	return errors.Join(err, m.State.RemoveOverlayRequest(id), transaction.Release(context.WithoutCancel(ctx), m, t))
 }
 
-func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id string) error {
-	request, err := m.takeOverlayRequest(ctx, id)
+func changeOverlays(ctx context.Context, m *machine.Machine, t *state.Transaction, id string) error {
+	request, err := takeOverlayRequest(ctx, m, id)
 	if err != nil {
 		return err
 	}
@@ -36,38 +39,38 @@ func (m *Machine) changeOverlays(ctx context.Context, t *state.Transaction, id s
 		return err
 	}
 	t.Begin("overlay")
-	if err := m.lock.Write(t); err != nil {
+	if err := m.Lock.Write(t); err != nil {
 		return err
 	}
 	configuration, err := m.Config.Load("")
 	if err != nil {
 		return err
 	}
-	writable, err := m.openOverlayStores()
+	writable, err := openOverlayStores(m)
 	if err != nil {
 		return err
 	}
 	defer writable.close()
-	if err := m.stopWriting(request); err != nil {
+	if err := stopWriting(m, request); err != nil {
 		return err
 	}
-	draft, err := m.draft(ctx, writable, request, content.Rules(configuration.Overlay))
+	draft, err := draft(ctx, m, writable, request, content.Rules(configuration.Overlay))
 	if err != nil {
 		// What was writable is so again.
-		return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t, m.goBack), m.dropOverlayContent(writable.list()))
+		return errors.Join(err, followStores(context.WithoutCancel(ctx), m, t, goBack), m.DropOverlayContent(writable.list()))
 	}
 	defer draft.Close()
-	if err := m.commitDraft(ctx, t, writable, draft); err != nil {
-		return errors.Join(err, m.dropOverlayContent(writable.list()))
+	if err := commitDraft(ctx, m, t, writable, draft); err != nil {
+		return errors.Join(err, m.DropOverlayContent(writable.list()))
 	}
 	for _, op := range request.Operations {
-		announce(t, messageOverlay, fmt.Sprintf("Overlay %s: %s %s", op.Name, op.Verb, op.Path), map[string]string{"LIVEAPPLY_OVERLAY": op.Name})
+		report.Announce(t, report.MessageOverlay, fmt.Sprintf("Overlay %s: %s %s", op.Name, op.Verb, op.Path), map[string]string{"LIVEAPPLY_OVERLAY": op.Name})
 	}
-	return m.dropOverlayContent(writable.list())
+	return m.DropOverlayContent(writable.list())
 }
 
 // takeOverlayRequest reads a request and removes it. What it leaves to a backup is read from that.
-func (m *Machine) takeOverlayRequest(ctx context.Context, id string) (*overlay.Request, error) {
+func takeOverlayRequest(ctx context.Context, m *machine.Machine, id string) (*overlay.Request, error) {
 	text, err := m.State.TakeOverlayRequest(id)
 	if err != nil {
 		return nil, err
@@ -91,8 +94,8 @@ func (m *Machine) takeOverlayRequest(ctx context.Context, id string) (*overlay.R
 }
 
 // stopWriting shows what is to be frozen without its being written to: what was written from here on would be lost.
-func (m *Machine) stopWriting(request *overlay.Request) error {
-	shown, err := m.enabled()
+func stopWriting(m *machine.Machine, request *overlay.Request) error {
+	shown, err := m.EnabledOverlays()
 	if err != nil {
 		return err
 	}
@@ -103,26 +106,26 @@ func (m *Machine) stopWriting(request *overlay.Request) error {
 		return nil
 	}
 	writable.Writable = false
-	return m.showOverlays(shown)
+	return showOverlays(m, shown)
 }
 
 // overlayStores are where overlays are, to be changed.
 type overlayStores struct {
 	system, global, runtime overlay.Store
-	storage                 *storage // nil without OSTree
+	storage                 *machine.Storage // nil without OSTree
 }
 
-func (m *Machine) openOverlayStores() (*overlayStores, error) {
+func openOverlayStores(m *machine.Machine) (*overlayStores, error) {
 	s := &overlayStores{}
-	sysroot := physicalRoot
+	sysroot := machine.PhysicalRoot
 	if m.IsOSTree() {
 		var err error
-		if s.storage, err = m.openStorage(); err != nil {
+		if s.storage, err = m.OpenStorage(); err != nil {
 			return nil, err
 		}
-		sysroot = s.storage.root()
+		sysroot = s.storage.Root()
 	}
-	s.system, s.global, s.runtime = m.stores(sysroot)
+	s.system, s.global, s.runtime = m.Stores(sysroot)
 	return s, nil
 }
 
@@ -178,7 +181,7 @@ func (s *overlayStores) ofNew(op overlay.Operation) (overlay.Store, error) {
 }
 
 // draft makes all that a request asks for, without effect so far.
-func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
+func draft(ctx context.Context, m *machine.Machine, stores *overlayStores, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
 	store, err := stores.of(request)
 	if err != nil {
 		return nil, err
@@ -195,11 +198,11 @@ func (m *Machine) draft(ctx context.Context, stores *overlayStores, request *ove
 	if err != nil {
 		return nil, err
 	}
-	return m.draftIn(ctx, store, others, version, request, rules)
+	return draftIn(ctx, m, store, others, version, request, rules)
 }
 
 // draftIn does that in a store. systemd is the version of the running one, which counts for what only a unit or a user sees.
-func (m *Machine) draftIn(ctx context.Context, store overlay.Store, others []overlay.Placed, systemd int, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
+func draftIn(ctx context.Context, m *machine.Machine, store overlay.Store, others []overlay.Placed, systemd int, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
 	base, closeBase, err := m.OverlayBase()
 	if err != nil {
 		return nil, err
@@ -226,34 +229,34 @@ func (m *Machine) draftIn(ctx context.Context, store overlay.Store, others []ove
 }
 
 // commitDraft tries the new stack, makes it true, and has the system follow. If that fails, all is as before.
-func (m *Machine) commitDraft(ctx context.Context, t *state.Transaction, stores *overlayStores, draft *content.Draft) error {
-	if err := m.tryDraft(ctx, stores.list(), draft); err != nil {
+func commitDraft(ctx context.Context, m *machine.Machine, t *state.Transaction, stores *overlayStores, draft *content.Draft) error {
+	if err := tryDraft(ctx, m, stores.list(), draft); err != nil {
 		return err
 	}
 	if err := draft.Commit(); err != nil {
 		return errors.Join(err, draft.TakeBack())
 	}
-	err := m.followStores(ctx, t, m.follow)
+	err := followStores(ctx, m, t, follow)
 	if err == nil {
 		return nil
 	}
 	if back := draft.TakeBack(); back != nil {
 		return errors.Join(err, back)
 	}
-	return errors.Join(err, m.followStores(context.WithoutCancel(ctx), t, m.goBack))
+	return errors.Join(err, followStores(context.WithoutCancel(ctx), m, t, goBack))
 }
 
-// followStores has the system follow, by Machine.follow or goBack, what the stores say now.
-func (m *Machine) followStores(ctx context.Context, t *state.Transaction, follow func(context.Context, *state.Transaction, []overlay.Placed) error) error {
+// followStores has the system follow, by follow or goBack, what the stores say now.
+func followStores(ctx context.Context, m *machine.Machine, t *state.Transaction, follow func(context.Context, *machine.Machine, *state.Transaction, []overlay.Placed) error) error {
 	all, err := m.Overlays()
 	if err != nil {
 		return err
 	}
-	return follow(ctx, t, all)
+	return follow(ctx, m, t, all)
 }
 
 // tryDraft has a program run on the stack that a draft would make of what the stores have, in a namespace of its own.
-func (m *Machine) tryDraft(ctx context.Context, stores []overlay.Store, draft *content.Draft) error {
+func tryDraft(ctx context.Context, m *machine.Machine, stores []overlay.Store, draft *content.Draft) error {
 	all, err := overlay.AllWith(stores, draft.Store, draft.Index)
 	if err != nil {
 		return err
@@ -262,45 +265,45 @@ func (m *Machine) tryDraft(ctx context.Context, stores []overlay.Store, draft *c
 	if err != nil {
 		return err
 	}
-	s, err := m.stack(live, m.layersOf(live), overlay.Enabled(all))
-	if err != nil || s.isNothing() {
+	s, err := m.Stack(live, m.LayersOf(live), overlay.Enabled(all))
+	if err != nil || s.IsNothing() {
 		return err
 	}
-	status("trying to run a program with the new overlays")
+	report.Status("trying to run a program with the new overlays")
 	program := underlay.Program{Name: "/usr/bin/true"}
-	if m.inInitrd() {
+	if m.InInitrd() {
 		program.Root = m.Root
 	}
 	return m.Usr.Try(ctx, s.Stack, program)
 }
 
-// FollowOverlays makes the system what the stores of overlays say: at boot, and when a change of overlays was killed. It ends the transaction
+// Stores makes the system what the stores of overlays say: at boot, and when a change of overlays was killed. It ends the transaction
 // of that.
-func (m *Machine) FollowOverlays(ctx context.Context, _ string) error {
-	t, err := m.claim(ctx, services.OverlaysUnit, state.OverlayRequest(""))
+func Stores(ctx context.Context, m *machine.Machine, _ string) error {
+	t, err := transaction.Claim(ctx, m, services.OverlaysUnit, state.OverlayRequest(""))
 	if err != nil {
 		return err
 	}
 	if t.From, err = m.Live(); err == nil {
 		t.Begin("overlay")
-		err = m.lock.Write(t)
+		err = m.Lock.Write(t)
 	}
 	if err == nil {
-		err = m.followAtBoot(ctx, t)
+		err = followAtBoot(ctx, m, t)
 	}
-	return errors.Join(err, m.release(context.WithoutCancel(ctx), t))
+	return errors.Join(err, transaction.Release(context.WithoutCancel(ctx), m, t))
 }
 
 // followAtBoot leaves persistent overlays out that cannot be shown: the machine works without them.
-func (m *Machine) followAtBoot(ctx context.Context, t *state.Transaction) error {
-	stores, err := m.openOverlayStores()
+func followAtBoot(ctx context.Context, m *machine.Machine, t *state.Transaction) error {
+	stores, err := openOverlayStores(m)
 	if err != nil {
 		return err
 	}
 	defer stores.close()
-	if err := m.followStores(ctx, t, m.goBack); err != nil {
+	if err := followStores(ctx, m, t, goBack); err != nil {
 		// A tree that cannot be composed, or an index that cannot be read, must not leave half of it.
-		return errors.Join(err, m.goBack(ctx, t, nil))
+		return errors.Join(err, goBack(ctx, m, t, nil))
 	}
-	return m.dropOverlayContent(stores.list())
+	return m.DropOverlayContent(stores.list())
 }

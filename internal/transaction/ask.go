@@ -1,4 +1,4 @@
-package phase
+package transaction
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/services"
 )
@@ -14,9 +15,9 @@ var errWorking = errors.New("the unit works for somebody else")
 
 // TryAsk starts the unit that applies a commit, with a request for that start alone. It returns nil if units work on that commit for somebody else already: to
 // start them would be to join them, whatever was asked for there.
-func (m *Machine) TryAsk(ctx context.Context, systemd *services.Systemd, target ostree.Checksum, request config.Request) (*services.Begun, error) {
+func TryAsk(ctx context.Context, m *machine.Machine, systemd *services.Systemd, target ostree.Checksum, request config.Request) (*services.Begun, error) {
 	unit := services.ApplyUnit(target.String())
-	begun, err := m.ask(ctx, systemd, unit, request, func() error {
+	begun, err := ask(ctx, m, systemd, unit, request, func() error {
 		working, err := systemd.IsWorkingOn(ctx, unit)
 		if err == nil && working {
 			err = errWorking
@@ -30,11 +31,11 @@ func (m *Machine) TryAsk(ctx context.Context, systemd *services.Systemd, target 
 }
 
 // AskReset starts the unit that goes back to the booted tree. Who asks while it runs joins it.
-func (m *Machine) AskReset(ctx context.Context, systemd *services.Systemd, request config.Request) (*services.Begun, error) {
-	return m.ask(ctx, systemd, services.ResetUnit, request, func() error { return nil })
+func AskReset(ctx context.Context, m *machine.Machine, systemd *services.Systemd, request config.Request) (*services.Begun, error) {
+	return ask(ctx, m, systemd, services.ResetUnit, request, func() error { return nil })
 }
 
-func (m *Machine) ask(ctx context.Context, systemd *services.Systemd, unit string, request config.Request, may func() error) (begun *services.Begun, err error) {
+func ask(ctx context.Context, m *machine.Machine, systemd *services.Systemd, unit string, request config.Request, may func() error) (begun *services.Begun, err error) {
 	write := func(path string) error { return config.WriteRequest(path, request) }
 	jobs := func() ([]uint32, error) { return systemd.Jobs(ctx) }
 	err = m.State.Ask(ctx, unit, write, jobs, func() (uint32, error) {
@@ -52,8 +53,8 @@ func (m *Machine) ask(ctx context.Context, systemd *services.Systemd, unit strin
 	return begun, nil
 }
 
-// takeRequest reads the configuration with what the start of a unit was asked for.
-func (m *Machine) takeRequest(ctx context.Context, unit string) (c *config.Config, err error) {
+// TakeRequest reads the configuration with what the start of a unit was asked for.
+func TakeRequest(ctx context.Context, m *machine.Machine, unit string) (c *config.Config, err error) {
 	job := func() (number uint32, err error) {
 		err = services.With(ctx, func(systemd *services.Systemd) (err error) {
 			number, err = systemd.Job(ctx, unit)
@@ -69,15 +70,15 @@ func (m *Machine) takeRequest(ctx context.Context, unit string) (c *config.Confi
 }
 
 // Ask is TryAsk when it is its turn. It calls waiting once if it has to wait for that.
-func (m *Machine) Ask(ctx context.Context, systemd *services.Systemd, target ostree.Checksum, request config.Request, waiting func()) (*services.Begun, error) {
+func Ask(ctx context.Context, m *machine.Machine, systemd *services.Systemd, target ostree.Checksum, request config.Request, waiting func()) (*services.Begun, error) {
 	for {
-		begun, err := m.TryAsk(ctx, systemd, target, request)
+		begun, err := TryAsk(ctx, m, systemd, target, request)
 		if begun != nil || err != nil {
 			return begun, err
 		}
 		waiting()
 		waiting = func() {}
-		if err := m.AwaitTurn(ctx); err != nil {
+		if err := AwaitTurn(ctx, m); err != nil {
 			return nil, err
 		}
 	}
@@ -87,7 +88,7 @@ func (m *Machine) Ask(ctx context.Context, systemd *services.Systemd, target ost
 const askAgain = 50 * time.Millisecond
 
 // AwaitTurn returns when TryAsk may succeed.
-func (m *Machine) AwaitTurn(ctx context.Context) error {
+func AwaitTurn(ctx context.Context, m *machine.Machine) error {
 	if err := m.State.AwaitEnd(ctx); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package phase
+package machine
 
 import (
 	"encoding/json"
@@ -13,16 +13,17 @@ import (
 
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
 
 // What /usr shows is the live commit, and above that the overlays that are enabled: whoever switches to a commit takes them along.
 
-// enabled are the overlays that are to be shown to all: none if it is not known which there are, as an index is damaged. The system works without.
-func (m *Machine) enabled() (overlay.Stack, error) {
+// EnabledOverlays are the overlays that are to be shown to all: none if it is not known which there are, as an index is damaged. The system works without.
+func (m *Machine) EnabledOverlays() (overlay.Stack, error) {
 	all, err := m.Overlays()
 	if errors.Is(err, overlay.ErrDamaged) {
-		warn("%v; going on without overlays", err)
+		report.Warn("%v; going on without overlays", err)
 		return nil, nil
 	}
 	if err != nil {
@@ -31,15 +32,15 @@ func (m *Machine) enabled() (overlay.Stack, error) {
 	return overlay.Enabled(all), nil
 }
 
-// stack is what /usr is to show: a commit's layers under overlays.
-type stack struct {
+// Stack is what /usr is to show: a commit's layers under overlays.
+type Stack struct {
 	underlay.Stack
 	commit      ostree.Checksum
 	generations []string // the directories of the overlays' content
 }
 
-// stack puts one together.
-func (m *Machine) stack(commit ostree.Checksum, layers []string, overlays overlay.Stack) (*stack, error) {
+// Stack puts one together.
+func (m *Machine) Stack(commit ostree.Checksum, layers []string, overlays overlay.Stack) (*Stack, error) {
 	overlays, err := overlays.On("usr")
 	if err != nil {
 		return nil, err
@@ -48,7 +49,7 @@ func (m *Machine) stack(commit ostree.Checksum, layers []string, overlays overla
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{commit: commit, Stack: underlay.Stack{
+	s := &Stack{commit: commit, Stack: underlay.Stack{
 		Source: underlay.Source{Live: underlay.Base, Digest: overlays.Digest(), Names: overlays.Names()},
 		Layers: append(trees, layers...),
 	}}
@@ -64,29 +65,29 @@ func (m *Machine) stack(commit ostree.Checksum, layers []string, overlays overla
 	return s, nil
 }
 
-// isNothing tells whether that is just the booted tree.
-func (s *stack) isNothing() bool { return len(s.Layers) == 0 && s.Upper == "" }
+// IsNothing tells whether that is just the booted tree.
+func (s *Stack) IsNothing() bool { return len(s.Layers) == 0 && s.Upper == "" }
 
-// isShown tells whether /usr shows just this already.
-func (s *stack) isShown(usr underlay.State) bool {
-	if s.isNothing() {
+// IsShown tells whether /usr shows just this already.
+func (s *Stack) IsShown(usr underlay.State) bool {
+	if s.IsNothing() {
 		return usr.Shown.Live == ""
 	}
 	return !usr.Unfinished && usr.Shown.Live == s.Source.Live && usr.Shown.Digest == s.Source.Digest
 }
 
-// show makes /usr show a commit's layers under overlays.
-func (m *Machine) show(commit ostree.Checksum, layers []string, overlays overlay.Stack) (underlay.Switched, error) {
-	s, err := m.stack(commit, layers, overlays)
+// Show makes /usr show a commit's layers under overlays.
+func (m *Machine) Show(commit ostree.Checksum, layers []string, overlays overlay.Stack) (underlay.Switched, error) {
+	s, err := m.Stack(commit, layers, overlays)
 	if err != nil {
 		return underlay.Switched{}, err
 	}
-	return m.switchTo(s)
+	return m.SwitchTo(s)
 }
 
-// switchTo makes /usr show a stack. With nothing but the booted tree, nothing of ours stays mounted.
-func (m *Machine) switchTo(s *stack) (underlay.Switched, error) {
-	if s.isNothing() {
+// SwitchTo makes /usr show a stack. With nothing but the booted tree, nothing of ours stays mounted.
+func (m *Machine) SwitchTo(s *Stack) (underlay.Switched, error) {
+	if s.IsNothing() {
 		if err := m.Usr.Detach(); err != nil {
 			return underlay.Switched{}, err
 		}
@@ -107,7 +108,7 @@ func (m *Machine) switchTo(s *stack) (underlay.Switched, error) {
 }
 
 // noteStack writes down which generations a mount with a digest shows, before there is such a mount: as long as there is one, they stay.
-func (m *Machine) noteStack(s *stack) error {
+func (m *Machine) noteStack(s *Stack) error {
 	if s.Source.Digest == "" {
 		return nil
 	}
@@ -141,8 +142,8 @@ func (m *Machine) stackNote(digest string) string {
 	return filepath.Join(m.stacksDir(), digest+stackNoteSuffix)
 }
 
-// dropOverlayContent deletes the content of overlays that nothing shows any more, and the notes on stacks that nothing mounts.
-func (m *Machine) dropOverlayContent(stores []overlay.Store) error {
+// DropOverlayContent deletes the content of overlays that nothing shows any more, and the notes on stacks that nothing mounts.
+func (m *Machine) DropOverlayContent(stores []overlay.Store) error {
 	sources, err := underlay.MountedSources()
 	if err != nil {
 		return err
@@ -191,4 +192,43 @@ func (m *Machine) dropStackNotes(mounted map[string]bool) error {
 func isExtension(dir string) bool {
 	mounted, err := underlay.IsMountedBelow(dir)
 	return mounted || err != nil
+}
+
+// rememberTree notes what /usr shows now. Only needs-restart knows less without that.
+func (m *Machine) rememberTree(commit ostree.Checksum) {
+	if err := m.Trees.Shows(m.Usr.Path, commit); err != nil {
+		report.Warn("%v", err)
+	}
+}
+
+// unlockedFlag is libostree's own mark of a deployment with something on its /usr that the next boot will not have
+// (ostree_sysroot_deployment_unlock): `ostree admin status` shows it, and `ostree admin unlock` refuses.
+func (m *Machine) unlockedFlag() string {
+	return filepath.Join(m.State.DeploymentDir(m.Booted), "unlocked-transient")
+}
+
+func (m *Machine) setUnlocked() error {
+	if err := os.MkdirAll(filepath.Dir(m.unlockedFlag()), 0o755); err != nil {
+		return fmt.Errorf("marking the deployment as unlocked: %w", err)
+	}
+	if err := os.WriteFile(m.unlockedFlag(), nil, 0o644); err != nil {
+		return fmt.Errorf("marking the deployment as unlocked: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) clearUnlocked() error {
+	if err := os.Remove(m.unlockedFlag()); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("marking the deployment as locked again: %w", err)
+	}
+	return nil
+}
+
+// InspectToSwitch tells what is mounted on /usr, and fails if systemd-sysext has put its overlay there.
+func (m *Machine) InspectToSwitch() (underlay.State, error) {
+	usr, err := m.Usr.Inspect()
+	if err == nil && usr.Extended {
+		err = fmt.Errorf("%s: %w", m.Usr.Path, underlay.ErrExtended)
+	}
+	return usr, err
 }

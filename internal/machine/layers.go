@@ -1,4 +1,4 @@
-package phase
+package machine
 
 import (
 	"encoding/json"
@@ -12,13 +12,12 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/beneath"
-	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/partial"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
@@ -26,7 +25,6 @@ import (
 // A layer is <backing>/liveapply/layers/<commit>/: the overlayfs layer in tree, and beside it manifest.json. It is built
 // under another name, so a layer that has its name is whole. It never changes after that.
 const (
-	layersName      = "layers"
 	layerTree       = "tree"
 	manifestFile    = "manifest.json"
 	manifestVersion = 1
@@ -47,36 +45,61 @@ type manifest struct {
 	RebootRequired []string        `json:"reboot_required"`
 }
 
-// newManifest describes the layer of a plan.
-func newManifest(plan *state.Plan, reload impact.Reload) manifest {
-	return manifest{
-		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Live, Partial: plan.Partial, Reload: reload,
-		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.Impact.RebootRequired,
-	}
-}
+// LayersDir is where the layers of the booted deployment are, through the view.
+func (s *Storage) LayersDir() string { return filepath.Join(s.Dir, layersName) }
 
-func (s *storage) layersDir() string { return filepath.Join(s.dir, layersName) }
-
-func (s *storage) layerDir(commit ostree.Checksum) string {
-	return filepath.Join(s.layersDir(), commit.String())
+// LayerDir is where that of a commit is, or is going to be.
+func (s *Storage) LayerDir(commit ostree.Checksum) string {
+	return filepath.Join(s.LayersDir(), commit.String())
 }
 
 // layerDir is where the layer of a commit is for all processes.
 func (m *Machine) layerDir(commit ostree.Checksum) string {
-	return filepath.Join(physicalRoot, m.Booted.BackingPath(), "liveapply", layersName, commit.String())
+	return filepath.Join(PhysicalRoot, m.Booted.BackingPath(), "liveapply", layersName, commit.String())
 }
 
-// layersOf returns what makes the booted tree a commit's, top first, by the path that all processes can use: it is what the
+// LayersOf returns what makes the booted tree a commit's, top first, by the path that all processes can use: it is what the
 // mount table should show.
-func (m *Machine) layersOf(commit ostree.Checksum) []string {
+func (m *Machine) LayersOf(commit ostree.Checksum) []string {
 	if commit == m.Booted.Commit {
 		return nil
 	}
 	return []string{filepath.Join(m.layerDir(commit), layerTree)}
 }
 
-// writeManifest replaces the manifest beside a layer.
-func writeManifest(dir string, m manifest) error {
+// BuildLayer makes the layer of a plan, aside, and moves it to its place when it is whole. One that is there already is whole, then, and may be in use: it is
+// what an earlier application of the same commit made, and only its manifest is replaced. reload is what has to be reloaded when it comes or goes; build makes
+// the tree.
+func (s *Storage) BuildLayer(plan *state.Plan, reload impact.Reload, build func(tree string) error) error {
+	about := manifest{
+		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Live, Partial: plan.Partial, Reload: reload,
+		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.Impact.RebootRequired,
+	}
+	dir := s.LayerDir(plan.Live)
+	if _, err := os.Lstat(dir); err == nil {
+		return about.write(dir)
+	}
+	aside := dir + ".new"
+	if err := beneath.Remove(aside); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(aside, 0o700); err != nil { // and, the first time, the directory of the booted deployment
+		return fmt.Errorf("building the layer: %w", err)
+	}
+	if err := build(filepath.Join(aside, layerTree)); err != nil {
+		return err
+	}
+	if err := about.write(aside); err != nil {
+		return err
+	}
+	if err := os.Rename(aside, dir); err != nil {
+		return fmt.Errorf("building the layer: %w", err)
+	}
+	return nil
+}
+
+// write replaces the manifest beside a layer.
+func (m manifest) write(dir string) error {
 	content, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("writing the layer's manifest: %w", err)
@@ -104,19 +127,19 @@ func (m *Machine) manifest(commit ostree.Checksum) (*manifest, error) {
 	return about, nil
 }
 
-// reloadOf tells what has to be reloaded when the layer of a commit comes or goes: all, if that is no longer known.
-func (m *Machine) reloadOf(commit ostree.Checksum) impact.Reload {
+// ReloadOf tells what has to be reloaded when the layer of a commit comes or goes: all, if that is no longer known.
+func (m *Machine) ReloadOf(commit ostree.Checksum) impact.Reload {
 	about, err := m.manifest(commit)
 	if err != nil {
-		warn("%v; reloading everything", err)
+		report.Warn("%v; reloading everything", err)
 		return impact.ReloadAll
 	}
 	return about.Reload
 }
 
-// dropLayers deletes the layers that nothing has mounted, but for that of keep, and what a killed prepare left.
-func (s *storage) dropLayers(keep ostree.Checksum) error {
-	layers, err := os.ReadDir(s.layersDir())
+// DropLayers deletes the layers that nothing has mounted, but for that of keep, and what a killed prepare left.
+func (s *Storage) DropLayers(keep ostree.Checksum) error {
+	layers, err := os.ReadDir(s.LayersDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -133,42 +156,15 @@ func (s *storage) dropLayers(keep ostree.Checksum) error {
 		if commit == keep.String() && commit == entry.Name() || isMounted {
 			continue
 		}
-		gone := filepath.Join(s.layersDir(), commit+".new")
+		gone := filepath.Join(s.LayersDir(), commit+".new")
 		if entry.Name() == commit {
 			// A name of its own while it goes: a layer with its name is whole.
-			if err := os.Rename(filepath.Join(s.layersDir(), commit), gone); err != nil {
+			if err := os.Rename(filepath.Join(s.LayersDir(), commit), gone); err != nil {
 				return fmt.Errorf("dropping old layers: %w", err)
 			}
 		}
 		if err := beneath.Remove(gone); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// tidy removes the directories of the booted deployment that have nothing in them any more.
-func (s *storage) tidy() error {
-	pending, err := etcmerge.Pending(s.etcDirs())
-	if err != nil && !errors.Is(err, etcmerge.ErrDamaged) {
-		return err
-	}
-	if err == nil && !pending { // with a damaged one, it is not known
-		for _, dir := range []string{s.etcDirs().Store, filepath.Join(s.dir, ownEtcName), filepath.Join(s.dir, settledName)} {
-			if err := beneath.Remove(dir); err != nil {
-				return err
-			}
-		}
-	}
-	return removeEmpty(s.layersDir(), s.dir, filepath.Dir(s.dir))
-}
-
-// removeEmpty removes directories in which nothing is any more: <backing>/liveapply, <backing>. libostree has its own files there for deployments with a
-// transient root. Their parent stays: libostree makes it when it stages a deployment, and needs it to finalize that.
-func removeEmpty(dirs ...string) error {
-	for _, dir := range dirs {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
-			return fmt.Errorf("removing what is no longer needed: %w", err)
 		}
 	}
 	return nil

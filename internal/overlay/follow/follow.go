@@ -1,4 +1,6 @@
-package phase
+// Package follow carries out changes of overlays, and makes the system show what their stores say: /usr, /etc, /run, and the units and users that an overlay is
+// for.
+package follow
 
 import (
 	"context"
@@ -13,9 +15,12 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/liveapply/liveapply/internal/deployments"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
@@ -34,21 +39,30 @@ type shownOverlay struct {
 	Tree  string        `json:"tree"` // of its content
 }
 
-func (m *Machine) followedPath() string { return filepath.Join(m.State.Run, "overlays-shown.json") }
+func followedPath(m *machine.Machine) string {
+	return filepath.Join(m.State.Run, "overlays-shown.json")
+}
 
 // followed reads the note. Without one, or with a damaged one, nothing is known to be shown: then all is looked at.
-func (m *Machine) followed() (shown followed, found bool) {
-	content, err := os.ReadFile(m.followedPath())
+func readFollowed(m *machine.Machine) (shown followed, found bool) {
+	content, err := os.ReadFile(followedPath(m))
 	if err != nil || json.Unmarshal(content, &shown) != nil {
 		return followed{}, false
 	}
 	return shown, true
 }
 
-func (m *Machine) noteFollowed(shown followed) error {
+// IsFollowed tells whether the files of overlays have been put into /etc in this boot, and do not stand aside.
+func IsFollowed(m *machine.Machine) bool {
+	_, found := readFollowed(m)
+	_, noAside := os.Lstat(asidePath(m))
+	return found && noAside != nil
+}
+
+func noteFollowed(m *machine.Machine, shown followed) error {
 	content, err := json.Marshal(shown)
 	if err == nil {
-		err = renameio.WriteFile(m.followedPath(), content, 0o600, renameio.WithTempDir(m.State.Run))
+		err = renameio.WriteFile(followedPath(m), content, 0o600, renameio.WithTempDir(m.State.Run))
 	}
 	if err != nil {
 		return fmt.Errorf("noting which overlays are shown: %w", err)
@@ -83,46 +97,46 @@ func differing(a, b followed) []shownOverlay {
 var errNotRestarted = errors.New("a unit does not come up with its overlays")
 
 // goBack is follow for the way back, or on: what a unit makes of it does not keep all others from it.
-func (m *Machine) goBack(ctx context.Context, t *state.Transaction, all []overlay.Placed) error {
-	err := m.follow(ctx, t, all)
+func goBack(ctx context.Context, m *machine.Machine, t *state.Transaction, all []overlay.Placed) error {
+	err := follow(ctx, m, t, all)
 	if errors.Is(err, errNotRestarted) {
-		warn("%v", err)
-		return m.noteFollowed(showing(all))
+		report.Warn("%v", err)
+		return noteFollowed(m, showing(all))
 	}
 	return err
 }
 
 // follow makes the running system show what the stores say: /usr in one step, then /etc and /run file by file. Whatever an interrupted call has left, it
 // ends in the same.
-func (m *Machine) follow(ctx context.Context, t *state.Transaction, all []overlay.Placed) error {
+func follow(ctx context.Context, m *machine.Machine, t *state.Transaction, all []overlay.Placed) error {
 	shared := overlay.Enabled(all)
-	before, _ := m.followed()
+	before, _ := readFollowed(m)
 	now := showing(all)
 	changed, err := changedPaths(differing(before, now))
 	if err != nil {
 		return err
 	}
-	if err := t.Step(state.SwitchStep, func() error { return m.showOverlays(shared) }); err != nil {
+	if err := t.Step(state.SwitchStep, func() error { return showOverlays(m, shared) }); err != nil {
 		return err
 	}
-	if err := m.putFiles(ctx, t, shared); err != nil {
+	if err := putFiles(ctx, m, t, shared); err != nil {
 		return err
 	}
 	var reload impact.Reload
 	for _, path := range changed {
 		reload = reload.Union(impact.ReloadFor(strings.TrimPrefix(path, "usr/")))
 	}
-	if m.inInitrd() {
-		return m.noteFollowed(now) // nobody has read anything of it
+	if m.InInitrd() {
+		return noteFollowed(m, now) // nobody has read anything of it
 	}
-	if err := m.tellOthers(ctx, t, before, now, reload); err != nil {
+	if err := tellOthers(ctx, m, t, before, now, reload); err != nil {
 		return err
 	}
-	return m.noteFollowed(now)
+	return noteFollowed(m, now)
 }
 
 // tellOthers has those who have read what is different now, or are to see something else, do so.
-func (m *Machine) tellOthers(ctx context.Context, t *state.Transaction, before, now followed, reload impact.Reload) error {
+func tellOthers(ctx context.Context, m *machine.Machine, t *state.Transaction, before, now followed, reload impact.Reload) error {
 	units := scopedUnits(differing(before, now))
 	running, err := runningOf(ctx, units)
 	if err != nil {
@@ -135,7 +149,7 @@ func (m *Machine) tellOthers(ctx context.Context, t *state.Transaction, before, 
 	}
 	// Before that is begun: if a service does not come up with the new content, it has to with what it had.
 	either := followed{Overlays: slices.Concat(before.Overlays, now.Overlays), Running: running}
-	if err := m.noteFollowed(either); err != nil {
+	if err := noteFollowed(m, either); err != nil {
 		return err
 	}
 	reload.Units = reload.Units || len(units) > 0 // the generator writes their drop-ins
@@ -144,14 +158,14 @@ func (m *Machine) tellOthers(ctx context.Context, t *state.Transaction, before, 
 	}
 	if reload.Units {
 		if err := services.WantAgain(ctx); err != nil {
-			warn("%v", err)
+			report.Warn("%v", err)
 		}
 	}
 	return restartScoped(ctx, units, running)
 }
 
 // showOverlays switches /usr, unless it shows just this.
-func (m *Machine) showOverlays(shared overlay.Stack) error {
+func showOverlays(m *machine.Machine, shared overlay.Stack) error {
 	usr, err := m.Usr.Inspect()
 	if err != nil {
 		return err
@@ -160,12 +174,12 @@ func (m *Machine) showOverlays(shared overlay.Stack) error {
 	if err != nil {
 		return err
 	}
-	s, err := m.stack(live, m.layersOf(live), shared)
-	if err != nil || s.isShown(usr) {
+	s, err := m.Stack(live, m.LayersOf(live), shared)
+	if err != nil || s.IsShown(usr) {
 		return err
 	}
-	status("switching /usr")
-	_, err = m.switchTo(s)
+	report.Status("switching /usr")
+	_, err = m.SwitchTo(s)
 	return err
 }
 
@@ -189,24 +203,24 @@ func changedPaths(overlays []shownOverlay) ([]string, error) {
 
 // putFiles makes /etc and /run have what the overlays have there, and takes back what they have no more. It tells what stays as it is because it was
 // changed locally.
-func (m *Machine) putFiles(ctx context.Context, t *state.Transaction, shared overlay.Stack) error {
+func putFiles(ctx context.Context, m *machine.Machine, t *state.Transaction, shared overlay.Stack) error {
 	trees, err := shared.Trees("etc")
 	if err != nil {
 		return err
 	}
-	storage, dirs, err := m.overlayEtc()
+	storage, dirs, err := overlayEtc(m)
 	if err != nil {
 		return err
 	}
 	if storage != nil {
 		defer storage.Close()
-		if !m.inInitrd() {
-			storage.settleDeploymentsOrTell(ctx)
+		if !m.InInitrd() {
+			deployments.SettleOrTell(ctx, storage)
 		}
 	}
-	if len(trees) > 0 && m.IsOSTree() && !m.inInitrd() {
+	if len(trees) > 0 && m.IsOSTree() && !m.InInitrd() {
 		// Libostree merges /etc at shutdown: as an administrator has it, not as an overlay does.
-		if err := m.keepEtcFromStaged(ctx); err != nil {
+		if err := deployments.KeepEtcFromStaged(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -214,17 +228,17 @@ func (m *Machine) putFiles(ctx context.Context, t *state.Transaction, shared ove
 	if err != nil {
 		return err
 	}
-	logKept(t, "/etc", result.Kept)
-	if err := m.settleAside(); err != nil {
+	report.Kept(t, "/etc", result.Kept)
+	if err := settleAside(m); err != nil {
 		return err
 	}
 	if trees, err = shared.Trees("run"); err != nil {
 		return err
 	}
-	if result, err = putTrees(ctx, m.overlayRun(), trees); err != nil {
+	if result, err = putTrees(ctx, m.OverlayRun(), trees); err != nil {
 		return err
 	}
-	logKept(t, "/run", result.Kept)
+	report.Kept(t, "/run", result.Kept)
 	return nil
 }
 
@@ -238,79 +252,60 @@ func putTrees(ctx context.Context, dirs etcmerge.Dirs, trees []string) (*etcmerg
 	return etcmerge.Put(ctx, dirs, trees)
 }
 
-// overlayRun is what package etcmerge works on for the files that overlays have in /run.
-func (m *Machine) overlayRun() etcmerge.Dirs {
-	return etcmerge.Dirs{Etc: "/run", Name: "/run", Store: filepath.Join(m.State.Run, "overlays-run")}
-}
-
 // overlayEtc is what package etcmerge works on for those in /etc: on OSTree the deployment's, with a journal that belongs to the deployment, as that of the
 // live commit does.
-func (m *Machine) overlayEtc() (*storage, etcmerge.Dirs, error) {
+func overlayEtc(m *machine.Machine) (*machine.Storage, etcmerge.Dirs, error) {
 	if !m.IsOSTree() {
-		return nil, m.overlayEtcToRead(), nil
+		return nil, m.OverlayEtcToRead(), nil
 	}
-	storage, err := m.openStorage()
+	storage, err := m.OpenStorage()
 	if err != nil {
 		return nil, etcmerge.Dirs{}, err
 	}
-	return storage, storage.overlayEtcDirs(), nil
-}
-
-// overlayEtcToRead is the same by paths that all processes can use; on OSTree, nothing can be written by them.
-func (m *Machine) overlayEtcToRead() etcmerge.Dirs {
-	store := filepath.Join(m.Root, m.State.Lib, "overlays-etc")
-	if m.IsOSTree() {
-		store = filepath.Join(m.physicalRoot(), m.Booted.BackingPath(), "liveapply", overlaysName)
-	}
-	return etcmerge.Dirs{Etc: filepath.Join(m.Root, "etc"), Store: store, Repair: repairOverlayEtc(store)}
-}
-
-// repairOverlayEtc is the advice for a damaged journal: the originals of what overlays have put into /etc are in it.
-func repairOverlayEtc(store string) string {
-	return fmt.Sprintf("to keep in /etc what overlays have put there, remove %s; the files that they replaced are in its directory saved", store)
+	return storage, storage.OverlayEtcDirs(), nil
 }
 
 // asidePath is a note that the files of overlays in /etc have been taken back for a moment, and are to be put again.
-func (m *Machine) asidePath() string { return filepath.Join(m.State.Run, "overlays-aside") }
+func asidePath(m *machine.Machine) string { return filepath.Join(m.State.Run, "overlays-aside") }
 
-func (m *Machine) settleAside() error {
-	if err := os.Remove(m.asidePath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func settleAside(m *machine.Machine) error {
+	if err := os.Remove(asidePath(m)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("noting that the overlays' files are in /etc again: %w", err)
 	}
 	return nil
 }
 
-// withoutOverlays does something to /etc, as it is without the files of overlays: those step aside. If it fails, or is killed, they
+// WithoutOverlays does something to /etc, as it is without the files of overlays: those step aside. If it fails, or is killed, they
 // stay aside until this is called again, as the way back does. aside tells whether there were any.
-func (s *storage) withoutOverlays(ctx context.Context, change func(aside bool) error) error {
-	m := s.machine
-	s.settleDeploymentsOrTell(ctx)
-	pending, err := etcmerge.Pending(s.overlayEtcDirs())
+func WithoutOverlays(ctx context.Context, s *machine.Storage, change func(aside bool) error) error {
+	m := s.Machine
+	deployments.SettleOrTell(ctx, s)
+	pending, err := etcmerge.Pending(s.OverlayEtcDirs())
 	if errors.Is(err, etcmerge.ErrDamaged) {
 		// What comes from commits can be taken back all the same.
-		warn("%v", err)
+		report.Warn("%v", err)
 		return change(false)
 	}
 	if err != nil {
 		return err
 	}
-	_, noted := os.Lstat(m.asidePath())
+	_, noted := os.Lstat(asidePath(m))
 	if !pending && noted != nil {
 		return change(false)
 	}
-	if err := os.WriteFile(m.asidePath(), nil, 0o600); err != nil {
+	if err := os.WriteFile(asidePath(m), nil, 0o600); err != nil {
 		return fmt.Errorf("taking the overlays' files out of /etc for a moment: %w", err)
 	}
-	if _, err := etcmerge.Put(ctx, s.overlayEtcDirs(), nil); err != nil {
+	if _, err := etcmerge.Put(ctx, s.OverlayEtcDirs(), nil); err != nil {
 		return err
 	}
 	if err := change(true); err != nil {
 		return err
 	}
-	if _, shown := m.followed(); !shown {
-		return m.settleAside() // an earlier boot has left them: liveapply-overlays.service puts those that are enabled now
+	if _, shown := readFollowed(m); !shown {
+		return settleAside(m) // an earlier boot has left them: liveapply-overlays.service puts those that are enabled now
 	}
-	overlays, err := m.enabled()
+	overlays, err := m.EnabledOverlays()
 	if err != nil {
 		return err
 	}
@@ -318,10 +313,10 @@ func (s *storage) withoutOverlays(ctx context.Context, change func(aside bool) e
 	if err != nil {
 		return err
 	}
-	if _, err := putTrees(ctx, s.overlayEtcDirs(), trees); err != nil {
+	if _, err := putTrees(ctx, s.OverlayEtcDirs(), trees); err != nil {
 		return err
 	}
-	return m.settleAside()
+	return settleAside(m)
 }
 
 // scopedUnits are the units that alone see some of the overlays.
@@ -360,7 +355,7 @@ func restartScoped(ctx context.Context, units, running []string) error {
 	var failed []error
 	for _, unit := range units {
 		if strings.HasPrefix(unit, "user@") {
-			warn("%s sees its overlays when it is started next: loginctl terminate-user, or a new login after the last session has ended", unit)
+			report.Warn("%s sees its overlays when it is started next: loginctl terminate-user, or a new login after the last session has ended", unit)
 			continue
 		}
 		if !slices.Contains(running, unit) {

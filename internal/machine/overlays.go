@@ -1,44 +1,30 @@
-package phase
+package machine
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
 
-	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
 
-// overlaysName is the directory of a store of overlays.
-const overlaysName = "overlays"
-
-// OpenAnywhere looks at the running system, whether it was booted from OSTree or not: overlays do without that.
-func OpenAnywhere() (*Machine, error) {
-	m, err := Open()
-	if err == nil || !errors.Is(err, ostree.ErrNotBooted) {
-		return m, err
-	}
-	return newMachine("/"), nil
-}
-
-// IsOSTree tells whether the machine was booted from OSTree.
-func (m *Machine) IsOSTree() bool { return m.Sysroot != nil }
-
-// stores are where overlays are, for this process. The global one exists with OSTree only; to write to it takes a view of /sysroot.
-func (m *Machine) stores(sysroot string) (system, global, runtime overlay.Store) {
+// Stores are where overlays are, for this process. The global one exists with OSTree only; to write to it takes a view of /sysroot.
+func (m *Machine) Stores(sysroot string) (system, global, runtime overlay.Store) {
 	lib := filepath.Join(m.Root, m.State.Lib, overlaysName)
 	run := filepath.Join(m.State.Run, overlaysName)
 	shared := "ostree/liveapply/" + overlaysName
-	return overlay.Store{Dir: lib, Path: lib}, overlay.Store{Dir: filepath.Join(sysroot, shared), Path: filepath.Join(physicalRoot, shared)}, overlay.Store{Dir: run, Path: run}
+	return overlay.Store{Dir: lib, Path: lib}, overlay.Store{Dir: filepath.Join(sysroot, shared), Path: filepath.Join(PhysicalRoot, shared)}, overlay.Store{Dir: run, Path: run}
 }
 
 // OverlayStores are where overlays are, to be read.
 func (m *Machine) OverlayStores() []overlay.Store {
-	system, global, runtime := m.stores(physicalRoot)
+	system, global, runtime := m.Stores(PhysicalRoot)
 	switch {
-	case m.inInitrd():
+	case m.InInitrd():
 		return []overlay.Store{runtime} // the others come when their filesystems are mounted
 	case !m.IsOSTree():
 		return []overlay.Store{system, runtime}
@@ -115,4 +101,23 @@ func (m *Machine) overlayLayers(stack overlay.Stack) ([]UsrLayer, error) {
 		layers = append(layers, UsrLayer{Kind: string(shown.Kind), Name: shown.Name, Generation: shown.Generation, Writable: shown.Writable, Stale: stale})
 	}
 	return layers, nil
+}
+
+// OverlayRun is what package etcmerge works on for the files that overlays have in /run.
+func (m *Machine) OverlayRun() etcmerge.Dirs {
+	return etcmerge.Dirs{Etc: "/run", Name: "/run", Store: filepath.Join(m.State.Run, "overlays-run")}
+}
+
+// OverlayEtcToRead is the same by paths that all processes can use; on OSTree, nothing can be written by them.
+func (m *Machine) OverlayEtcToRead() etcmerge.Dirs {
+	store := filepath.Join(m.Root, m.State.Lib, "overlays-etc")
+	if m.IsOSTree() {
+		store = filepath.Join(m.PhysicalRoot(), m.Booted.BackingPath(), "liveapply", overlaysName)
+	}
+	return etcmerge.Dirs{Etc: filepath.Join(m.Root, "etc"), Store: store, Repair: repairOverlayEtc(store)}
+}
+
+// repairOverlayEtc is the advice for a damaged journal: the originals of what overlays have put into /etc are in it.
+func repairOverlayEtc(store string) string {
+	return fmt.Sprintf("to keep in /etc what overlays have put there, remove %s; the files that they replaced are in its directory saved", store)
 }

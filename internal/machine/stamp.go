@@ -1,4 +1,4 @@
-package phase
+package machine
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 
 // Status is the stamp, with what the mount table says: that is the ground truth of what is live.
 func (m *Machine) Status() (*state.Stamp, error) {
-	stamp, err := m.stamp()
+	stamp, err := m.Stamp()
 	if err != nil {
 		return nil, err
 	}
@@ -18,27 +18,27 @@ func (m *Machine) Status() (*state.Stamp, error) {
 	return stamp, nil
 }
 
-// stamp reads the stamp. One that is damaged, or lost while something is live, is made again.
-func (m *Machine) stamp() (*state.Stamp, error) {
+// Stamp reads the stamp. One that is damaged, or lost while something is live, is made again.
+func (m *Machine) Stamp() (*state.Stamp, error) {
 	stamp, err := m.State.Stamp(m.Booted)
 	if errors.Is(err, state.ErrDamaged) {
-		return m.remakeStamp()
+		return m.RemakeStamp()
 	}
 	if err != nil || stamp != nil {
 		return stamp, err
 	}
-	return m.remakeStamp()
+	return m.RemakeStamp()
 }
 
-// remakeStamp makes the stamp from what it speaks of: what is live is in the mount table, and about that, the manifest of its
+// RemakeStamp makes the stamp from what it speaks of: what is live is in the mount table, and about that, the manifest of its
 // layer tells. Without a manifest, or for those who may not read it, it says what is live.
-func (m *Machine) remakeStamp() (*state.Stamp, error) {
+func (m *Machine) RemakeStamp() (*state.Stamp, error) {
 	stamp := state.NewStamp(m.Booted)
 	live, err := m.Live()
 	if err != nil || live == m.Booted.Commit {
 		return stamp, err
 	}
-	stamp.Live, stamp.Previous, stamp.Layers = live, m.Booted.Commit, m.layersOf(live)
+	stamp.Live, stamp.Previous, stamp.Layers = live, m.Booted.Commit, m.LayersOf(live)
 	if about, err := m.manifest(live); err == nil {
 		stamp.Partial, stamp.Previous, stamp.Applied = about.Partial, about.Previous, about.Prepared
 		stamp.Transient, stamp.RebootRequired = about.Transient, append(stamp.RebootRequired, about.RebootRequired...)
@@ -46,9 +46,9 @@ func (m *Machine) remakeStamp() (*state.Stamp, error) {
 	return stamp, nil
 }
 
-// updateStamp replaces the stamp by a changed one.
-func (m *Machine) updateStamp(change func(*state.Stamp)) error {
-	stamp, err := m.stamp()
+// UpdateStamp replaces the stamp by a changed one.
+func (m *Machine) UpdateStamp(change func(*state.Stamp)) error {
+	stamp, err := m.Stamp()
 	if err != nil {
 		return err
 	}

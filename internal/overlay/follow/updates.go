@@ -1,4 +1,4 @@
-package phase
+package follow
 
 import (
 	"context"
@@ -9,55 +9,20 @@ import (
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/image"
-	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/transaction"
 )
-
-// initrdRoot is where an initrd mounts the system that it starts, and initrdFlag tells that this is an initrd (systemd's rule).
-const (
-	initrdRoot = "/sysroot"
-	initrdFlag = "/etc/initrd-release"
-)
-
-// OpenForUpdates looks at the system that updates images are for: the running one, or in the initrd the one that is about to be started.
-func OpenForUpdates() (*Machine, error) {
-	if _, err := os.Lstat(initrdFlag); errors.Is(err, os.ErrNotExist) {
-		return OpenAnywhereAsRoot()
-	}
-	m := newMachine(initrdRoot)
-	m.Config.Root = "/" // its own kernel command line
-	if err := m.lookForOSTree(); err != nil {
-		return nil, err
-	}
-	return m, m.State.Make()
-}
-
-// lookForOSTree finds out in an initrd whether the system that is about to be started is a deployment.
-func (m *Machine) lookForOSTree() error {
-	sysroot, err := ostree.OpenSysroot(m.Root)
-	if err == nil {
-		sysroot = sysroot.InInitrd()
-		m.Booted, err = sysroot.Booted()
-	}
-	if errors.Is(err, ostree.ErrNotBooted) {
-		return nil
-	}
-	m.Sysroot = sysroot
-	return err
-}
-
-// inInitrd tells whether the system has yet to be started: no service of it runs, and not all of its filesystems need be mounted.
-func (m *Machine) inInitrd() bool { return m.Root != "/" }
 
 // mediumDir is where dracut has mounted the medium of a live system, in the initrd and afterwards.
 const mediumDir = "/run/initramfs/live"
 
 // Updates takes the images that the kernel command line names, and shows them above all that is there. One that cannot be had is left out: the
 // machine starts without it, and this fails.
-func (m *Machine) Updates(ctx context.Context, which string) error {
+func Updates(ctx context.Context, m *machine.Machine, which string) error {
 	images, err := m.Config.UpdatesImages()
 	if err != nil {
 		return err
@@ -68,7 +33,7 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 	}
 	rules := content.Rules(configuration.Overlay)
 	var failed []error
-	_, _, runtime := m.stores(physicalRoot)
+	_, _, runtime := m.Stores(machine.PhysicalRoot)
 	index, err := runtime.Index()
 	if err != nil {
 		return err
@@ -79,19 +44,19 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 			continue // or the initrd has taken it
 		}
 		// Before it is this one's turn: what comes at boot before all services must not wait for a server.
-		op, err := m.fetchUpdates(ctx, asked, rules)
+		op, err := fetchUpdates(ctx, m, asked, rules)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", asked, err))
 			continue
 		}
 		fetched = append(fetched, op)
 	}
-	t, err := m.claim(ctx, services.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))
+	t, err := transaction.Claim(ctx, m, services.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))
 	if err != nil {
 		return errors.Join(errors.Join(failed...), err)
 	}
 	for _, op := range fetched {
-		if err := m.importUpdates(ctx, op, rules); err != nil {
+		if err := importUpdates(ctx, m, op, rules); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", op.From, err))
 		}
 		op.Image.Close() // of memory, in /run
@@ -99,9 +64,9 @@ func (m *Machine) Updates(ctx context.Context, which string) error {
 	t.Begin("overlay")
 	all, err := m.Overlays()
 	if err == nil {
-		err = m.goBack(ctx, t, all)
+		err = goBack(ctx, m, t, all)
 	}
-	return errors.Join(errors.Join(failed...), err, m.release(context.WithoutCancel(ctx), t))
+	return errors.Join(errors.Join(failed...), err, transaction.Release(context.WithoutCancel(ctx), m, t))
 }
 
 // The images that Updates can be asked for, since those by URL have to wait for the network.
@@ -116,13 +81,13 @@ const updatesPriority = 10000
 func updatesName(asked config.UpdatesImage) string { return fmt.Sprintf("updates-%d", asked.Number) }
 
 // fetchUpdates opens or fetches one image.
-func (m *Machine) fetchUpdates(ctx context.Context, asked config.UpdatesImage, rules content.Rules) (op overlay.Operation, err error) {
+func fetchUpdates(ctx context.Context, m *machine.Machine, asked config.UpdatesImage, rules content.Rules) (op overlay.Operation, err error) {
 	source, err := image.ParseSource(asked.Text)
 	if err != nil {
 		return op, err
 	}
 	if !asked.IsURL() {
-		if source.Location, err = m.findImage(source.Location); err != nil {
+		if source.Location, err = findImage(m, source.Location); err != nil {
 			return op, err
 		}
 	}
@@ -135,19 +100,19 @@ func (m *Machine) fetchUpdates(ctx context.Context, asked config.UpdatesImage, r
 }
 
 // importUpdates takes one image.
-func (m *Machine) importUpdates(ctx context.Context, op overlay.Operation, rules content.Rules) error {
-	_, _, runtime := m.stores(physicalRoot)
+func importUpdates(ctx context.Context, m *machine.Machine, op overlay.Operation, rules content.Rules) error {
+	_, _, runtime := m.Stores(machine.PhysicalRoot)
 	request := &overlay.Request{
 		Operations: []overlay.Operation{op},
 		// Whoever writes the kernel command line may replace what the system cannot do without.
 		Force: true,
 	}
-	draft, err := m.draftIn(ctx, runtime, nil, 0, request, rules)
+	draft, err := draftIn(ctx, m, runtime, nil, 0, request, rules)
 	if err != nil {
 		return err
 	}
 	defer draft.Close()
-	if err := m.tryDraft(ctx, m.OverlayStores(), draft); err != nil {
+	if err := tryDraft(ctx, m, m.OverlayStores(), draft); err != nil {
 		return err
 	}
 	return draft.Commit()
@@ -155,7 +120,7 @@ func (m *Machine) importUpdates(ctx context.Context, op overlay.Operation, rules
 
 // findImage looks for an image by its path: in this root (in the initrd, that is the initramfs), on the medium of a live system, and in the system
 // that is about to be started.
-func (m *Machine) findImage(path string) (string, error) {
+func findImage(m *machine.Machine, path string) (string, error) {
 	for _, root := range []string{"/", mediumDir, m.Root} {
 		if _, err := os.Lstat(filepath.Join(root, path)); err == nil {
 			return filepath.Join(root, path), nil

@@ -1,4 +1,4 @@
-package phase
+package machine
 
 import (
 	"crypto/sha256"
@@ -118,7 +118,7 @@ func (v *OverlayView) fileBase(path string) (overlay.Base, error) {
 // pathBelow is where what is at a path without overlays can be looked at; "" if nothing is there, as a journal says.
 func (v *OverlayView) pathBelow(path string) (string, error) {
 	top, rest, _ := strings.Cut(path, "/")
-	if top != usrTree {
+	if top != UsrTree {
 		originals, err := v.originalsIn(top)
 		if original, replaced := originals[rest]; replaced || err != nil {
 			return original, err
@@ -137,9 +137,9 @@ func (v *OverlayView) originalsIn(top string) (map[string]string, error) {
 	if known, ok := v.originals[top]; ok {
 		return known, nil
 	}
-	dirs := v.machine.overlayRun()
+	dirs := v.machine.OverlayRun()
 	if top == "etc" {
-		dirs = v.machine.overlayEtcToRead()
+		dirs = v.machine.OverlayEtcToRead()
 	}
 	originals, err := etcmerge.Originals(dirs)
 	v.originals[top] = originals
@@ -194,7 +194,7 @@ func StalePaths(entries []overlay.Entry) []string {
 // OverlayFile is where an overlay has an entry.
 func OverlayFile(o overlay.Placed, e overlay.Entry) string {
 	if o.Writable {
-		return filepath.Join(o.Store.Upper(o.Overlay), strings.TrimPrefix(e.Path, usrTree)) // what was written, was written below /usr
+		return filepath.Join(o.Store.Upper(o.Overlay), strings.TrimPrefix(e.Path, UsrTree)) // what was written, was written below /usr
 	}
 	return filepath.Join(o.Tree(), e.Path)
 }
@@ -210,7 +210,7 @@ func (v *OverlayView) Below(path string) (Below, error) {
 	if err := v.open(); err != nil {
 		return Below{}, err
 	}
-	if v.repo != nil && strings.HasPrefix(path, usrTree+"/") {
+	if v.repo != nil && strings.HasPrefix(path, UsrTree+"/") {
 		return v.inCommit(path)
 	}
 	below, err := v.pathBelow(path)

@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/liveapply/liveapply/internal/fleetlock"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // release gives the slot back when no transaction is under way and the machine is healthy, and tries until the server has taken it.
@@ -44,18 +44,18 @@ func mayRelease(ctx context.Context) error {
 	if err := state.System.AwaitEnd(ctx); err != nil {
 		return err
 	}
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer systemd.Close()
+	defer manager.Close()
 	// A transaction that has not begun yet has a unit that is about to run.
-	if working, err := systemd.IsWorking(ctx); err != nil {
+	if working, err := manager.IsWorking(ctx); err != nil {
 		return err
 	} else if working {
 		return errors.New("a transaction is about to begin, or to end")
 	}
-	failed, err := systemd.FailedSince(ctx, services.FleetLockUnit)
+	failed, err := manager.FailedSince(ctx, systemd.FleetLockUnit)
 	if err == nil && len(failed) > 0 {
 		err = fmt.Errorf("since it was taken, units have failed: %s", strings.Join(failed, " "))
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 const applyDetails = `COMMIT is a checksum, the beginning of one, or a ref. Without it, the commit of the staged or pending deployment is applied.`
@@ -150,7 +150,7 @@ func (s *starter) apply(ctx context.Context, m *machine.Machine, target ostree.C
 		done = fmt.Sprintf("Commit %s is live in part; liveapplyctl status names it.", named(target))
 	}
 	return s.start(ctx, m, job{
-		unit:   services.ApplyUnit(target.String()),
+		unit:   systemd.ApplyUnit(target.String()),
 		phases: applyPhases,
 		target: target,
 		done:   done,
@@ -160,12 +160,12 @@ func (s *starter) apply(ctx context.Context, m *machine.Machine, target ostree.C
 
 // ownUnit is the unit that waits for the end, and must not be restarted before; "" if that is not known.
 func ownUnit(ctx context.Context) string {
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return ""
 	}
-	defer systemd.Close()
-	unit, err := systemd.UnitOf(ctx, uint32(os.Getpid()))
+	defer manager.Close()
+	unit, err := manager.UnitOf(ctx, uint32(os.Getpid()))
 	if err != nil {
 		return ""
 	}

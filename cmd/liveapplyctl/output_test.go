@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
@@ -289,7 +290,7 @@ func TestProgressShowsThePhases(t *testing.T) {
 		p.see(state.Stamp{Target: other, Phase: "record"}, target)
 		p.see(state.Stamp{}, target)
 		p.see(state.Stamp{Target: target, Phase: "prepare"}, target)
-		p.say(services.Counted("building the layer", 6, 12))
+		p.say(report.Counted("building the layer", 6, 12))
 		p.see(state.Stamp{Target: target, Phase: "prepare"}, target)
 		p.see(state.Stamp{Target: target, Phase: "etc"}, target) // mount was not seen
 		p.say("merging 3 changes into /etc\x1b[2J" + strings.Repeat(", and more", 10))

@@ -18,7 +18,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // overlayChange is a request that is being put together. All that it asks for is one step.
@@ -68,7 +68,7 @@ func (s *starter) carryOut(ctx context.Context, c *overlayChange) error {
 		err = c.machine.State.WriteOverlayRequest(c.id, content)
 	}
 	if err == nil {
-		err = s.start(ctx, c.machine, job{unit: services.OverlayUnit(c.id), done: c.done})
+		err = s.start(ctx, c.machine, job{unit: systemd.OverlayUnit(c.id), done: c.done})
 	}
 	if ctx.Err() != nil || err == nil && s.noWait {
 		return err

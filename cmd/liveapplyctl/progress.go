@@ -9,8 +9,9 @@ import (
 
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // The phases, in the order in which the units run them.
@@ -23,7 +24,7 @@ var (
 const refresh = 100 * time.Millisecond
 
 // showProgress shows the phases of a job until the function that it returns is called with whether all went well.
-func showProgress(ctx context.Context, systemd *services.Systemd, m *machine.Machine, j job, screen screen) (end func(ok bool)) {
+func showProgress(ctx context.Context, manager *systemd.Manager, m *machine.Machine, j job, screen screen) (end func(ok bool)) {
 	p := &progress{screen: screen, phases: j.phases, now: time.Now}
 	ctx, cancel := context.WithCancel(ctx)
 	stamps := make(chan state.Stamp)
@@ -41,7 +42,7 @@ func showProgress(ctx context.Context, systemd *services.Systemd, m *machine.Mac
 	go func() {
 		defer close(shown)
 		p.follow(stamps, j.target, func(phase string) string {
-			text, err := systemd.StatusText(ctx, services.PhaseUnit(j.request(), phase))
+			text, err := manager.StatusText(ctx, systemd.PhaseUnit(j.request(), phase))
 			if err != nil {
 				return ""
 			}
@@ -120,7 +121,7 @@ const barWidth = 24
 
 // withBar puts a bar in front of a status that counts.
 func (p *progress) withBar(status string) string {
-	share, counted := services.Share(status)
+	share, counted := report.Share(status)
 	if !counted {
 		return status
 	}

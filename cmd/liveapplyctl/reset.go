@@ -9,7 +9,7 @@ import (
 	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/machine"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 const resetDetails = `/usr is the booted tree again, what the applications have changed in /etc is taken back, and a deployment that they have staged is dropped.`
@@ -38,7 +38,7 @@ func resetCommand(flags *pflag.FlagSet) func(context.Context, []string) error {
 
 func (s *starter) reset(ctx context.Context, m *machine.Machine) error {
 	return s.start(ctx, m, job{
-		unit:   services.ResetUnit,
+		unit:   systemd.ResetUnit,
 		phases: resetPhases,
 		target: m.Booted.Commit,
 		ask:    &config.Request{RequestedBy: requester(), RequestedFrom: ownUnit(ctx)},

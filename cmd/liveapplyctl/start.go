@@ -10,8 +10,8 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -51,33 +51,33 @@ type job struct {
 
 // request is what the unit works on.
 func (j job) request() string {
-	if j.unit == services.ResetUnit {
+	if j.unit == systemd.ResetUnit {
 		return state.ResetRequest
 	}
 	return j.target.String()
 }
 
 // begin starts the unit of a job. One that applies a commit is not joined if it works for somebody else.
-func (s *starter) begin(ctx context.Context, systemd *services.Systemd, m *machine.Machine, j job) (*services.Begun, error) {
+func (s *starter) begin(ctx context.Context, manager *systemd.Manager, m *machine.Machine, j job) (*systemd.Begun, error) {
 	switch {
-	case j.unit == services.ResetUnit:
-		return transaction.AskReset(ctx, m, systemd, *j.ask)
+	case j.unit == systemd.ResetUnit:
+		return transaction.AskReset(ctx, m, manager, *j.ask)
 	case j.ask == nil:
-		return systemd.Begin(ctx, j.unit)
+		return manager.Begin(ctx, j.unit)
 	}
-	return transaction.Ask(ctx, m, systemd, j.target, *j.ask, func() {
+	return transaction.Ask(ctx, m, manager, j.target, *j.ask, func() {
 		s.say("Commit %s is being applied for somebody else: waiting for the end of that.", named(j.target))
 	})
 }
 
 // start starts a unit, shows on a terminal how it goes, and returns when the unit has ended. If liveapplyctl is interrupted the unit goes on.
 func (s *starter) start(ctx context.Context, m *machine.Machine, j job) error {
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer systemd.Close()
-	begun, err := s.begin(ctx, systemd, m, j)
+	defer manager.Close()
+	begun, err := s.begin(ctx, manager, m, j)
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("interrupted before %s was started", j.unit)
 	}
@@ -90,7 +90,7 @@ func (s *starter) start(ctx context.Context, m *machine.Machine, j job) error {
 	}
 	end := func(bool) {}
 	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet && len(j.phases) > 0 {
-		end = showProgress(ctx, systemd, m, j, screen)
+		end = showProgress(ctx, manager, m, j, screen)
 	}
 	err = begun.Outcome(ctx)
 	end(err == nil)

@@ -17,8 +17,8 @@ import (
 	"github.com/liveapply/liveapply/internal/auto"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 const statusDetails = `With --json it prints the stamp, also when nothing is applied, and the stack of /usr (liveapplyctl(1) describes the fields). A system that was not booted from
@@ -89,12 +89,12 @@ func doing(ctx context.Context, m *machine.Machine, stamp *state.Stamp) string {
 	} else if stamp.Target == stamp.Booted {
 		request = state.ResetRequest
 	}
-	systemd, err := services.ConnectToLook(ctx)
+	manager, err := systemd.ConnectToLook(ctx)
 	if err != nil {
 		return ""
 	}
-	defer systemd.Close()
-	text, err := systemd.StatusText(ctx, services.PhaseUnit(request, stamp.Phase))
+	defer manager.Close()
+	text, err := manager.StatusText(ctx, systemd.PhaseUnit(request, stamp.Phase))
 	if err != nil {
 		return ""
 	}
@@ -110,10 +110,10 @@ type about struct {
 func lookAround(ctx context.Context, m *machine.Machine, stamp *state.Stamp) (*situation, error) {
 	s := &situation{stamp: stamp, about: map[ostree.Checksum]about{}, waits: whyNotAutomatic(ctx, m)}
 	var err error
-	if s.updateFailed, err = services.HasFailed(ctx, updateUnit); err != nil {
+	if s.updateFailed, err = systemd.HasFailed(ctx, updateUnit); err != nil {
 		return nil, err
 	}
-	if s.slot, err = services.FleetLockStatus(ctx); err != nil {
+	if s.slot, err = systemd.FleetLockStatus(ctx); err != nil {
 		return nil, err
 	}
 	if s.next, err = m.NextBoot(); err != nil {

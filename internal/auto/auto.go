@@ -11,8 +11,8 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -166,21 +166,21 @@ func Run(ctx context.Context, m *machine.Machine) error {
 
 // tryAgain has this run once more after a time, which begins anew if the timer runs already.
 func tryAgain(ctx context.Context) error {
-	return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Restart(ctx, services.AgainUnit) })
+	return systemd.With(ctx, func(manager *systemd.Manager) error { return manager.Restart(ctx, systemd.AgainUnit) })
 }
 
 // takeSlot waits for a slot of the fleet. If it fails, the server may have given one all the same, and the answer alone was lost.
 func takeSlot(ctx context.Context) error {
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer systemd.Close()
-	failure := systemd.Run(ctx, services.FleetLockUnit)
+	defer manager.Close()
+	failure := manager.Run(ctx, systemd.FleetLockUnit)
 	if failure == nil {
 		return nil
 	}
-	return errors.Join(failure, systemd.Queue(context.WithoutCancel(ctx), services.FleetLockReleaseUnit))
+	return errors.Join(failure, manager.Queue(context.WithoutCancel(ctx), systemd.FleetLockReleaseUnit))
 }
 
 // errUnderWay tells that somebody else applies the commit just now: then it is for them.
@@ -188,13 +188,13 @@ var errUnderWay = errors.New("somebody else applies it")
 
 // apply applies a commit and waits for the end.
 func apply(ctx context.Context, m *machine.Machine, d Decision) error {
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer systemd.Close()
+	defer manager.Close()
 	request := config.Request{Allow: d.Allow, LeaveStaged: true, RequestedBy: Unit}
-	begun, err := transaction.TryAsk(ctx, m, systemd, d.Commit, request)
+	begun, err := transaction.TryAsk(ctx, m, manager, d.Commit, request)
 	if err != nil {
 		return err
 	}
@@ -213,5 +213,5 @@ func apply(ctx context.Context, m *machine.Machine, d Decision) error {
 		return failure
 	}
 	// Nothing has changed, and nobody waits for it: no unit has to stay failed until somebody looks.
-	return systemd.ResetFailed(ctx, services.ApplyUnit(d.Commit.String()))
+	return manager.ResetFailed(ctx, systemd.ApplyUnit(d.Commit.String()))
 }

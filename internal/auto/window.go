@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/liveapply/liveapply/internal/config"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // outside says what is waited for if a time is in none of the windows; "" if it is in one, or there is none.
@@ -17,7 +17,7 @@ func outside(ctx context.Context, windows []config.Window, now time.Time) (strin
 	}
 	var next time.Time
 	for _, window := range windows {
-		length, err := services.TimeSpan(ctx, window.Length)
+		length, err := systemd.TimeSpan(ctx, window.Length)
 		if err != nil {
 			return "", fmt.Errorf("the window %q: %w", window, err)
 		}
@@ -44,7 +44,7 @@ func outside(ctx context.Context, windows []config.Window, now time.Time) (strin
 
 // nextElapse returns when a calendar expression elapses first after a time; the zero time if never.
 func nextElapse(ctx context.Context, calendar string, after time.Time) (time.Time, error) {
-	output, err := services.Analyze(ctx, "calendar", fmt.Sprintf("--base-time=@%d", after.Unix()), "--", calendar)
+	output, err := systemd.Analyze(ctx, "calendar", fmt.Sprintf("--base-time=@%d", after.Unix()), "--", calendar)
 	if err != nil {
 		return time.Time{}, err
 	}

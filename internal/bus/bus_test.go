@@ -31,8 +31,8 @@ import (
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // Commits of the tests.
@@ -156,7 +156,7 @@ func (f *fake) whileRunning(do func(unit string)) {
 func (f *fake) Start(ctx context.Context, unit string, _ ostree.Checksum, request config.Request) error {
 	target := booted
 	for _, commit := range []ostree.Checksum{second, third, broken} {
-		if unit == services.ApplyUnit(commit.String()) {
+		if unit == systemd.ApplyUnit(commit.String()) {
 			target = commit
 		}
 	}
@@ -431,13 +431,13 @@ func TestJobsEndAsTheHistorySays(t *testing.T) {
 		request config.Request
 	}{
 		{"Apply", []any{second.String(), map[string]dbus.Variant{"Allow": dbus.MakeVariant("additive"), "Transient": dbus.MakeVariant(true)}},
-			services.ApplyUnit(second.String()), "applied", "Commit " + second.String() + " is live.",
+			systemd.ApplyUnit(second.String()), "applied", "Commit " + second.String() + " is live.",
 			config.Request{Allow: config.Additive, Transient: true, RequestedBy: who, Revision: second.String()}},
-		{"Apply", []any{broken.String(), none}, services.ApplyUnit(broken.String()), "refused", "it is broken", config.Request{RequestedBy: who, Revision: broken.String()}},
-		{"Apply", []any{third.String(), none}, services.ApplyUnit(third.String()), "applied", "Commit " + third.String() + " is live.", config.Request{RequestedBy: who, Revision: third.String()}},
-		{"Rollback", []any{none}, services.ApplyUnit(second.String()), "applied", "Commit " + second.String() + " is live.",
+		{"Apply", []any{broken.String(), none}, systemd.ApplyUnit(broken.String()), "refused", "it is broken", config.Request{RequestedBy: who, Revision: broken.String()}},
+		{"Apply", []any{third.String(), none}, systemd.ApplyUnit(third.String()), "applied", "Commit " + third.String() + " is live.", config.Request{RequestedBy: who, Revision: third.String()}},
+		{"Rollback", []any{none}, systemd.ApplyUnit(second.String()), "applied", "Commit " + second.String() + " is live.",
 			config.Request{Allow: config.Force, RequestedBy: who + ", rollback"}},
-		{"Reset", []any{none}, services.ResetUnit, "reset", "The booted tree is live again (commit " + booted.String() + ").", config.Request{RequestedBy: who}},
+		{"Reset", []any{none}, systemd.ResetUnit, "reset", "The booted tree is live again (commit " + booted.String() + ").", config.Request{RequestedBy: who}},
 	} {
 		job := mustCall(t, conn, step.method, step.args...)
 		all := until(t, signals, finished)

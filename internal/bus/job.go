@@ -7,8 +7,8 @@ import (
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // change is what a method asks for.
@@ -70,7 +70,7 @@ func (s *Service) begin(from call, do func() (result state.Result, message strin
 func (s *Service) carryOut(c change) (state.Result, string) {
 	before := s.lastTransaction()
 	err := s.system.Start(s.ctx, c.unit, c.target, c.request)
-	if err == nil && c.unit == services.ResetUnit {
+	if err == nil && c.unit == systemd.ResetUnit {
 		return state.Reset, fmt.Sprintf("The booted tree is live again (commit %s).", c.target)
 	}
 	if err == nil {

@@ -8,8 +8,9 @@ import (
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/phase"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -29,16 +30,16 @@ func (m Machine) LastEntry() (*state.Entry, error) { return m.State.LastEntry() 
 
 // Share returns how much of a phase under way has been done.
 func (m Machine) Share(ctx context.Context, request, phase string) float64 {
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return 0
 	}
-	defer systemd.Close()
-	text, err := systemd.StatusText(ctx, services.PhaseUnit(request, phase))
+	defer manager.Close()
+	text, err := manager.StatusText(ctx, systemd.PhaseUnit(request, phase))
 	if err != nil {
 		return 0
 	}
-	share, _ := services.Share(text)
+	share, _ := report.Share(text)
 	return share
 }
 
@@ -72,16 +73,16 @@ func (m Machine) Watch(ctx context.Context, changed func()) error {
 
 // Start starts a unit with a request, and returns when that has ended. The reason of a failure is what the unit last said.
 func (m Machine) Start(ctx context.Context, unit string, target ostree.Checksum, request config.Request) error {
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer systemd.Close()
-	var begun *services.Begun
-	if unit == services.ResetUnit {
-		begun, err = transaction.AskReset(ctx, m.Machine, systemd, request)
+	defer manager.Close()
+	var begun *systemd.Begun
+	if unit == systemd.ResetUnit {
+		begun, err = transaction.AskReset(ctx, m.Machine, manager, request)
 	} else {
-		begun, err = transaction.Ask(ctx, m.Machine, systemd, target, request, func() {})
+		begun, err = transaction.Ask(ctx, m.Machine, manager, target, request, func() {})
 	}
 	if err != nil {
 		return err
@@ -91,10 +92,10 @@ func (m Machine) Start(ctx context.Context, unit string, target ostree.Checksum,
 
 // UnitOf returns the unit that a process belongs to.
 func (m Machine) UnitOf(ctx context.Context, pid uint32) (string, error) {
-	systemd, err := services.Connect(ctx)
+	manager, err := systemd.Connect(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer systemd.Close()
-	return systemd.UnitOf(ctx, pid)
+	defer manager.Close()
+	return manager.UnitOf(ctx, pid)
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // manager is the interface org.liveapply1.Manager; its methods are those of the interface.
@@ -28,7 +28,7 @@ func (m manager) Apply(message dbus.Message, commit string, options map[string]d
 		return "", err
 	}
 	return s.accept(&message, change{
-		action: actionApply, unit: services.ApplyUnit(target.String()), target: target, request: request, details: map[string]string{"commit": target.String()},
+		action: actionApply, unit: systemd.ApplyUnit(target.String()), target: target, request: request, details: map[string]string{"commit": target.String()},
 	})
 }
 
@@ -49,7 +49,7 @@ func (m manager) Reset(message dbus.Message, options map[string]dbus.Variant) (d
 	if clean {
 		return "", errorf(errNothingToDo, "the booted tree is live (commit %s)", stamp.Booted)
 	}
-	return s.accept(&message, change{action: actionReset, unit: services.ResetUnit, target: stamp.Booted})
+	return s.accept(&message, change{action: actionReset, unit: systemd.ResetUnit, target: stamp.Booted})
 }
 
 // Rollback starts to go back to what was live before.
@@ -63,7 +63,7 @@ func (m manager) Rollback(message dbus.Message, options map[string]dbus.Variant)
 		return "", failed(err)
 	}
 	before := stamp.Previous
-	back := change{action: actionRollback, unit: services.ResetUnit, target: stamp.Booted}
+	back := change{action: actionRollback, unit: systemd.ResetUnit, target: stamp.Booted}
 	switch {
 	case stamp.Phase != "":
 		return "", errorf(errUnderWay, "a transaction is under way (phase %s): wait for its end, or take all back with Reset", stamp.Phase)
@@ -73,7 +73,7 @@ func (m manager) Rollback(message dbus.Message, options map[string]dbus.Variant)
 		return "", errorf(errFailed, "it is not known what was live before: apply a commit, or go back to the booted tree with Reset")
 	case before != stamp.Booted:
 		// As liveapplyctl rollback: back is what an older commit or another release may be, and it was allowed before.
-		back.unit, back.target = services.ApplyUnit(before.String()), before
+		back.unit, back.target = systemd.ApplyUnit(before.String()), before
 		back.request = config.Request{Allow: config.Force, Transient: stamp.Transient}
 	}
 	back.details = map[string]string{"commit": back.target.String()}

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/liveapply/liveapply/internal/machine"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // libostree merges /etc, as it is then, into the staged deployment at shutdown. It must not while /etc has anything of a live commit or of overlays in it,
@@ -23,7 +23,7 @@ func KeepEtcFromStaged(ctx context.Context, m *machine.Machine) error {
 	if err := HoldStaged(m); err != nil {
 		return err
 	}
-	return services.StartEtcRevert(ctx)
+	return systemd.StartEtcRevert(ctx)
 }
 
 // HoldStaged keeps libostree from finalizing what is staged.

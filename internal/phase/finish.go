@@ -7,7 +7,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/report"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -16,7 +16,7 @@ import (
 func Finish(ctx context.Context, m *machine.Machine, request string) error {
 	if m.State.HasRequests() {
 		// That of this start, if prepare was killed before it took it. Whoever asked then is told below.
-		_, _ = transaction.TakeRequest(ctx, m, services.ApplyUnit(request))
+		_, _ = transaction.TakeRequest(ctx, m, systemd.ApplyUnit(request))
 	}
 	outcome, err := m.State.TakeOutcome(request)
 	if err != nil {

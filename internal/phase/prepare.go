@@ -26,8 +26,8 @@ import (
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/pkgdb"
 	"github.com/liveapply/liveapply/internal/report"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 	"github.com/liveapply/liveapply/internal/treediff"
 )
@@ -35,7 +35,7 @@ import (
 // Prepare finds out whether a commit can be applied and makes all that the later phases need: the layer, and the plan.
 // What it refuses has changed nothing.
 func Prepare(ctx context.Context, m *machine.Machine, request string) error {
-	unit := services.ApplyUnit(request)
+	unit := systemd.ApplyUnit(request)
 	t, err := transaction.Claim(ctx, m, unit, request)
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ type preparation struct {
 func (p *preparation) identify(ctx context.Context) error {
 	t := p.transaction
 	var err error
-	if p.config, err = transaction.TakeRequest(ctx, p.machine, services.UnitOf(t)); err != nil {
+	if p.config, err = transaction.TakeRequest(ctx, p.machine, systemd.UnitOf(t)); err != nil {
 		return err
 	}
 	t.RequestedBy, t.Allow = p.config.RequestedBy, string(p.config.Allow)
@@ -133,7 +133,7 @@ func (p *preparation) planServices(ctx context.Context) (err error) {
 	if !acts(p.plan.Services) {
 		return nil
 	}
-	if p.plan.Services.HealthTimeout, err = services.TimeSpan(ctx, p.config.HealthTimeout); err != nil {
+	if p.plan.Services.HealthTimeout, err = systemd.TimeSpan(ctx, p.config.HealthTimeout); err != nil {
 		return fmt.Errorf("HealthTimeout=%s in liveapply.conf: %w", p.config.HealthTimeout, err)
 	}
 	return nil

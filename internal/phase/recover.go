@@ -13,6 +13,7 @@ import (
 	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -59,7 +60,7 @@ func queueRollback(ctx context.Context, m *machine.Machine) error {
 		return err
 	}
 	report.Warn("a transaction was interrupted: starting %s", unit)
-	return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Queue(ctx, unit) })
+	return systemd.With(ctx, func(manager *systemd.Manager) error { return manager.Queue(ctx, unit) })
 }
 
 // recoverLive makes what there is besides a live tree fit it.

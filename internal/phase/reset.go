@@ -10,18 +10,19 @@ import (
 	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
 // Reset goes back to the booted tree, in the reverse order of the phases. It is a transaction like any other, and waits for the one under way. Once
 // begun, it does not stop before its end; killed, it can be run again.
 func Reset(ctx context.Context, m *machine.Machine, _ string) error {
-	t, err := transaction.Claim(ctx, m, services.ResetUnit, state.ResetRequest)
+	t, err := transaction.Claim(ctx, m, systemd.ResetUnit, state.ResetRequest)
 	if err != nil {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	c, err := transaction.TakeRequest(ctx, m, services.ResetUnit)
+	c, err := transaction.TakeRequest(ctx, m, systemd.ResetUnit)
 	if err != nil {
 		report.Warn("it is not known who asked for the reset: %v", err) // it does not depend on that
 	} else {
@@ -115,7 +116,7 @@ func endReset(ctx context.Context, m *machine.Machine, t *state.Transaction, c *
 
 // stopLive stops what is active while a tree is live. Overlays may still have files in /etc.
 func stopLive(ctx context.Context, s *machine.Storage) error {
-	return services.StopLive(ctx, s.HasChangesOfEtc())
+	return systemd.StopLive(ctx, s.HasChangesOfEtc())
 }
 
 // unstage drops the staged deployment that is liveapply's own.

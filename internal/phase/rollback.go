@@ -12,6 +12,7 @@ import (
 	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -20,8 +21,8 @@ import (
 //
 // If it is not known what to take back, because the file of the transaction or the journal of /etc is damaged, it becomes a reset.
 func Rollback(ctx context.Context, m *machine.Machine, request string) error {
-	unit := services.ApplyUnit(request)
-	if t, err := m.UnderWay(); err == nil && t != nil && services.UnitOf(t) != unit {
+	unit := systemd.ApplyUnit(request)
+	if t, err := m.UnderWay(); err == nil && t != nil && systemd.UnitOf(t) != unit {
 		return nil // it failed before it was its turn, or has ended: another one is under way, for which nobody has to wait
 	}
 	if err := transaction.Acquire(ctx, m); err != nil {
@@ -45,7 +46,7 @@ func Rollback(ctx context.Context, m *machine.Machine, request string) error {
 	switch {
 	case t == nil: // it has ended, or was killed before it had begun
 		return m.Lock.Clear()
-	case services.UnitOf(t) != unit:
+	case systemd.UnitOf(t) != unit:
 		return nil
 	case t.Request == state.ResetRequest:
 		return resetInstead(ctx, m, t, request, *outcome)
@@ -72,7 +73,7 @@ func Rollback(ctx context.Context, m *machine.Machine, request string) error {
 
 // resetInstead makes a reset of the rollback of a request.
 func resetInstead(ctx context.Context, m *machine.Machine, t *state.Transaction, request string, outcome state.Outcome) error {
-	t.RequestedBy = services.RollbackUnit(request)
+	t.RequestedBy = systemd.RollbackUnit(request)
 	c, err := m.Config.Load("")
 	if err != nil {
 		report.Warn("%v", err)
@@ -183,7 +184,7 @@ func failure(m *machine.Machine, request string, t *state.Transaction) (*state.O
 		return outcome, err
 	}
 	outcome = &state.Outcome{Result: state.RolledBack, Reason: "a phase was killed; see systemctl status 'liveapply-*'"}
-	if t == nil || services.UnitOf(t) != services.ApplyUnit(request) || len(t.Phases) == 0 {
+	if t == nil || systemd.UnitOf(t) != systemd.ApplyUnit(request) || len(t.Phases) == 0 {
 		return outcome, nil
 	}
 	last := t.Phases[len(t.Phases)-1]

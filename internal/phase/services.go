@@ -12,6 +12,7 @@ import (
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/stale"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -59,7 +60,7 @@ func (h *handler) handle(ctx context.Context) error {
 	}
 	report.Status("running %d health checks", len(checks))
 	return h.transaction.Step("check the health", func() error {
-		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.RunChecks(ctx, checks) })
+		return systemd.With(ctx, func(manager *systemd.Manager) error { return services.RunChecks(ctx, manager, checks) })
 	})
 }
 
@@ -104,8 +105,8 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 // decideServices asks systemd what there is to be done.
 func decideServices(ctx context.Context, how state.Handling, changes services.Changes) (tasks []state.Task, err error) {
 	rules := services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}
-	err = services.With(ctx, func(systemd *services.Systemd) (err error) {
-		tasks, err = systemd.Decide(ctx, rules, how.Caller, changes)
+	err = systemd.With(ctx, func(manager *systemd.Manager) (err error) {
+		tasks, err = services.Decide(ctx, manager, rules, how.Caller, changes)
 		return err
 	})
 	return tasks, err
@@ -167,7 +168,7 @@ func (h *handler) actAtOnce(ctx context.Context, tasks []state.Task) error {
 	what := strings.Join(names, ", ")
 	report.Status("%s", what)
 	err := h.transaction.Step(what, func() error {
-		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.Act(ctx, tasks) })
+		return systemd.With(ctx, func(manager *systemd.Manager) error { return services.Act(ctx, manager, tasks) })
 	})
 	if err != nil {
 		return err
@@ -184,7 +185,9 @@ func withoutReexec(ctx context.Context, t *state.Transaction, tasks []state.Task
 	if len(others) == len(tasks) {
 		return others, nil
 	}
-	return others, services.With(ctx, func(systemd *services.Systemd) error { return systemd.QueueReexec(ctx, services.MainUnit(t.Request)) })
+	return others, systemd.With(ctx, func(manager *systemd.Manager) error {
+		return services.QueueReexec(ctx, manager, systemd.MainUnit(t.Request))
+	})
 }
 
 // takeBackServices undoes what was done to services. One that does not come back is told; everything else has to go on.
@@ -194,7 +197,7 @@ func takeBackServices(ctx context.Context, t *state.Transaction) {
 	}
 	report.Status("restarting services on the tree before")
 	err := t.Step("restart services on the tree before", func() error {
-		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.TakeBack(ctx, t.Services) })
+		return systemd.With(ctx, func(manager *systemd.Manager) error { return services.TakeBack(ctx, manager, t.Services) })
 	})
 	if err != nil {
 		report.Warn("%v", err)
@@ -226,6 +229,6 @@ func settle(ctx context.Context, m *machine.Machine, t *state.Transaction, how s
 		return err
 	}
 	return t.Step("restart services on the booted tree", func() error {
-		return services.With(ctx, func(systemd *services.Systemd) error { return systemd.ActOnAll(ctx, tasks) })
+		return systemd.With(ctx, func(manager *systemd.Manager) error { return services.ActOnAll(ctx, manager, tasks) })
 	})
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/partial"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
 )
 
@@ -117,7 +116,7 @@ func Counting(what string, all int, done func() int64) (end func()) {
 		for {
 			select {
 			case <-ticker.C:
-				Status("%s", services.Counted(what, done(), all))
+				Status("%s", Counted(what, done(), all))
 			case <-stop:
 				return
 			}

@@ -1,3 +1,5 @@
+// Package services finds out what is to be done to services that run on files which are replaced, does that, and sees whether they stand it; and it has systemd
+// and others read again what they have read.
 package services
 
 import (
@@ -16,15 +18,16 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // Decide tells what is to be done to the units that run, and which new ones are to be started, after systemd has read its unit files again. What needs
 // something, and is left alone, is among it. The tasks are sorted by the names of the units.
-func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, changes Changes) ([]state.Task, error) {
+func Decide(ctx context.Context, s *systemd.Manager, rules Rules, caller string, changes Changes) ([]state.Task, error) {
 	if len(changes.Units)+len(changes.Etc)+len(changes.Wants)+len(changes.Stale) == 0 {
 		return nil, nil
 	}
-	units, err := s.conn.ListUnitsContext(ctx)
+	units, err := s.Conn.ListUnitsContext(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking systemd for its units: %w", err)
 	}
@@ -35,7 +38,7 @@ func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, change
 		if !active[u.Name] || !strings.HasSuffix(u.Name, ".service") {
 			continue
 		}
-		known, err := s.facts(ctx, u.Name)
+		known, err := factsOf(ctx, s, u.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -48,7 +51,7 @@ func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, change
 			tasks = append(tasks, state.Task{Unit: initScope, Action: state.Reexec, Why: stale.Why})
 		}
 	}
-	started, err := s.newlyWanted(ctx, rules, changes.Wants, active)
+	started, err := newlyWanted(ctx, s, rules, changes.Wants, active)
 	tasks = append(tasks, started...)
 	slices.SortFunc(tasks, func(a, b state.Task) int { return strings.Compare(a.Unit, b.Unit) })
 	return tasks, err
@@ -58,8 +61,8 @@ func (s *Systemd) Decide(ctx context.Context, rules Rules, caller string, change
 const initScope = "init.scope"
 
 // facts asks systemd about a unit.
-func (s *Systemd) facts(ctx context.Context, name string) (facts, error) {
-	all, err := s.conn.GetAllPropertiesContext(ctx, name)
+func factsOf(ctx context.Context, s *systemd.Manager, name string) (facts, error) {
+	all, err := s.Conn.GetAllPropertiesContext(ctx, name)
 	if err != nil {
 		return facts{}, fmt.Errorf("asking systemd about %s: %w", name, err)
 	}
@@ -124,13 +127,13 @@ func wishIn(files []string) (wish string) {
 }
 
 // newlyWanted lists the units to be started, of those that something has come to want: something that is active does.
-func (s *Systemd) newlyWanted(ctx context.Context, rules Rules, names []string, active map[string]bool) ([]state.Task, error) {
+func newlyWanted(ctx context.Context, s *systemd.Manager, rules Rules, names []string, active map[string]bool) ([]state.Task, error) {
 	var tasks []state.Task
 	for _, name := range names {
 		if active[name] || matchesAny(rules.Ignore, name) {
 			continue
 		}
-		all, err := s.conn.GetUnitPropertiesContext(ctx, name)
+		all, err := s.Conn.GetUnitPropertiesContext(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("asking systemd about %s: %w", name, err)
 		}
@@ -150,10 +153,10 @@ const reexecUnit = "liveapply-reexec.service"
 
 // QueueReexec has systemd execute itself again when the job of a unit has ended, well or not: those who wait for that over systemd's
 // own socket, as systemctl does, would lose their connection.
-func (s *Systemd) QueueReexec(ctx context.Context, after string) error {
+func QueueReexec(ctx context.Context, s *systemd.Manager, after string) error {
 	systemctl, err := exec.LookPath("systemctl")
 	if err == nil {
-		_, err = s.conn.StartTransientUnitContext(ctx, reexecUnit, "replace", []dbus.Property{
+		_, err = s.Conn.StartTransientUnitContext(ctx, reexecUnit, "replace", []dbus.Property{
 			dbus.PropDescription("Execute systemd again, which a commit has brought"),
 			dbus.PropType("oneshot"), dbus.PropAfter(after), dbus.PropExecStart([]string{systemctl, "daemon-reexec"}, false),
 			{Name: "CollectMode", Value: godbus.MakeVariant("inactive-or-failed")},
@@ -167,18 +170,18 @@ func (s *Systemd) QueueReexec(ctx context.Context, after string) error {
 
 // Act carries tasks out, as one set of jobs, which systemd orders by the dependencies of the units, and waits for all of them, or for the first one that fails: every
 // moment counts then.
-func (s *Systemd) Act(ctx context.Context, tasks []state.Task) error {
+func Act(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
 	results := make([]chan string, len(tasks))
 	for i, task := range tasks {
 		results[i] = make(chan string, 1)
-		if err := s.queue(ctx, task, results[i]); err != nil {
+		if err := queue(ctx, s, task, results[i]); err != nil {
 			return err
 		}
 	}
 	jobs, ctx := errgroup.WithContext(ctx)
 	for i, task := range tasks {
 		jobs.Go(func() error {
-			if err := await(ctx, results[i]); err != nil {
+			if err := systemd.Await(ctx, results[i]); err != nil {
 				return fmt.Errorf("%s %s (%s): %w: see systemctl status %s", task.Action, task.Unit, task.Why, err, task.Unit)
 			}
 			return nil
@@ -187,17 +190,17 @@ func (s *Systemd) Act(ctx context.Context, tasks []state.Task) error {
 	return jobs.Wait()
 }
 
-func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- string) (err error) {
+func queue(ctx context.Context, s *systemd.Manager, task state.Task, result chan<- string) (err error) {
 	switch task.Action {
 	case state.Restart:
-		s.forgetStarts(ctx, task.Unit)
-		_, err = s.conn.TryRestartUnitContext(ctx, task.Unit, "replace", result)
+		forgetStarts(ctx, s, task.Unit)
+		_, err = s.Conn.TryRestartUnitContext(ctx, task.Unit, "replace", result)
 	case state.Reload:
-		_, err = s.conn.ReloadUnitContext(ctx, task.Unit, "replace", result)
+		_, err = s.Conn.ReloadUnitContext(ctx, task.Unit, "replace", result)
 	case state.Stop:
-		_, err = s.conn.StopUnitContext(ctx, task.Unit, "replace", result)
+		_, err = s.Conn.StopUnitContext(ctx, task.Unit, "replace", result)
 	case state.Start:
-		_, err = s.conn.StartUnitContext(ctx, task.Unit, "replace", result)
+		_, err = s.Conn.StartUnitContext(ctx, task.Unit, "replace", result)
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", task.Action, task.Unit, err)
@@ -207,7 +210,7 @@ func (s *Systemd) queue(ctx context.Context, task state.Task, result chan<- stri
 
 // TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, what was only reloaded is so again, all other
 // units are restarted. It goes on after one that resists.
-func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
+func TakeBack(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
 	var back []state.Task
 	var failed []error
 	for _, task := range tasks {
@@ -217,14 +220,14 @@ func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 			}
 			continue
 		}
-		s.forgetStarts(ctx, task.Unit)
+		forgetStarts(ctx, s, task.Unit)
 		back = append(back, task)
 	}
 	// Whatever they do now: one that was active may have failed, and is started.
-	failed = append(failed, s.all(ctx, back, func(ctx context.Context, task state.Task, result chan<- string) error {
-		bring := s.conn.RestartUnitContext
+	failed = append(failed, all(ctx, s, back, func(ctx context.Context, task state.Task, result chan<- string) error {
+		bring := s.Conn.RestartUnitContext
 		if task.Action == state.Reload {
-			bring = s.conn.ReloadOrRestartUnitContext
+			bring = s.Conn.ReloadOrRestartUnitContext
 		}
 		if _, err := bring(ctx, task.Unit, "replace", result); err != nil {
 			return fmt.Errorf("restarting %s: %w", task.Unit, err)
@@ -235,12 +238,14 @@ func (s *Systemd) TakeBack(ctx context.Context, tasks []state.Task) error {
 }
 
 // ActOnAll is Act that goes on after a task that fails.
-func (s *Systemd) ActOnAll(ctx context.Context, tasks []state.Task) error {
-	return s.all(ctx, tasks, s.queue)
+func ActOnAll(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
+	return all(ctx, s, tasks, func(ctx context.Context, task state.Task, result chan<- string) error {
+		return queue(ctx, s, task, result)
+	})
 }
 
 // all queues jobs for tasks and waits for all of them.
-func (s *Systemd) all(ctx context.Context, tasks []state.Task, queue func(context.Context, state.Task, chan<- string) error) error {
+func all(ctx context.Context, s *systemd.Manager, tasks []state.Task, queue func(context.Context, state.Task, chan<- string) error) error {
 	var failed []error
 	results := make([]chan string, len(tasks)) // nil where there is no job
 	for i, task := range tasks {
@@ -255,7 +260,7 @@ func (s *Systemd) all(ctx context.Context, tasks []state.Task, queue func(contex
 		if results[i] == nil {
 			continue
 		}
-		if err := await(ctx, results[i]); err != nil {
+		if err := systemd.Await(ctx, results[i]); err != nil {
 			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit))
 		}
 	}
@@ -263,6 +268,6 @@ func (s *Systemd) all(ctx context.Context, tasks []state.Task, queue func(contex
 }
 
 // forgetStarts lets a unit be started whatever it has been through: what is done here is not what the limit of its starts is for.
-func (s *Systemd) forgetStarts(ctx context.Context, name string) {
-	_ = s.conn.ResetFailedUnitContext(ctx, name) // if the unit is gone meanwhile, that is told when it is restarted
+func forgetStarts(ctx context.Context, s *systemd.Manager, name string) {
+	_ = s.Conn.ResetFailedUnitContext(ctx, name) // if the unit is gone meanwhile, that is told when it is restarted
 }

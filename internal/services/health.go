@@ -16,11 +16,12 @@ import (
 	"github.com/coreos/go-systemd/v22/unit"
 
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // Watch tells whether the services of the system stay well. It is begun before anything is done to them.
 type Watch struct {
-	systemd *Systemd // over the bus, which has the signals
+	systemd *systemd.Manager // over the bus, which has the signals
 	active  map[string]bool
 	changed chan *dbus.PropertiesUpdate
 	errors  chan error
@@ -28,19 +29,19 @@ type Watch struct {
 
 // BeginWatch begins to watch the units that are active now.
 func BeginWatch(ctx context.Context) (*Watch, error) {
-	systemd, err := ConnectToLook(ctx)
+	manager, err := systemd.ConnectToLook(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w := &Watch{systemd: systemd, active: map[string]bool{}, changed: make(chan *dbus.PropertiesUpdate, 1024), errors: make(chan error, 16)}
-	if err := systemd.conn.Subscribe(); err != nil {
-		systemd.Close()
+	w := &Watch{systemd: manager, active: map[string]bool{}, changed: make(chan *dbus.PropertiesUpdate, 1024), errors: make(chan error, 16)}
+	if err := manager.Conn.Subscribe(); err != nil {
+		manager.Close()
 		return nil, fmt.Errorf("watching the units of systemd: %w", err)
 	}
-	systemd.conn.SetPropertiesSubscriber(w.changed, w.errors)
-	units, err := systemd.conn.ListUnitsContext(ctx)
+	manager.Conn.SetPropertiesSubscriber(w.changed, w.errors)
+	units, err := manager.Conn.ListUnitsContext(ctx)
 	if err != nil {
-		systemd.Close()
+		manager.Close()
 		return nil, fmt.Errorf("asking systemd for its units: %w", err)
 	}
 	for _, u := range units {
@@ -84,7 +85,7 @@ func (w *Watch) concerns(tasks []state.Task, name string) bool {
 
 // look asks for the state of all units.
 func (w *Watch) look(ctx context.Context, tasks []state.Task) error {
-	units, err := w.systemd.conn.ListUnitsContext(ctx)
+	units, err := w.systemd.Conn.ListUnitsContext(ctx)
 	if err != nil {
 		return fmt.Errorf("asking systemd for its units: %w", err)
 	}
@@ -172,17 +173,17 @@ func isCheck(path string) (bool, error) {
 }
 
 // RunChecks runs programs, side by side, each in a unit of its own, and tells which failed.
-func (s *Systemd) RunChecks(ctx context.Context, paths []string) error {
+func RunChecks(ctx context.Context, s *systemd.Manager, paths []string) error {
 	results := make([]chan string, len(paths))
 	for i, path := range paths {
 		results[i] = make(chan string, 1)
-		if _, err := s.conn.StartUnitContext(ctx, checkUnit(path), "replace", results[i]); err != nil {
+		if _, err := s.Conn.StartUnitContext(ctx, checkUnit(path), "replace", results[i]); err != nil {
 			return fmt.Errorf("starting the health check %s: %w", path, err)
 		}
 	}
 	var failed []error
 	for i, path := range paths {
-		if err := await(ctx, results[i]); err != nil {
+		if err := systemd.Await(ctx, results[i]); err != nil {
 			failed = append(failed, fmt.Errorf("the health check %s failed: see journalctl --unit=%s", path, checkUnit(path)))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/liveapply/liveapply/internal/stale"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // NeedsRestart is what runs on files of /usr that are no longer there.
@@ -95,7 +96,7 @@ func (n NeedsRestart) Units() (units []Stale) {
 type startedUnits struct {
 	ctx     context.Context
 	mu      sync.Mutex
-	systemd *Systemd
+	systemd *systemd.Manager
 	known   map[string][]string
 }
 
@@ -117,11 +118,11 @@ func (s *startedUnits) commandLine(cgroup string) []string {
 
 func (s *startedUnits) ask(unit string) []string {
 	if s.systemd == nil {
-		systemd, err := ConnectToLook(s.ctx)
+		manager, err := systemd.ConnectToLook(s.ctx)
 		if err != nil {
 			return nil
 		}
-		s.systemd = systemd
+		s.systemd = manager
 	}
 	words, err := s.systemd.ExecStart(s.ctx, unit)
 	if err != nil {

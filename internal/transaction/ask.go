@@ -8,17 +8,17 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
-	"github.com/liveapply/liveapply/internal/services"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 var errWorking = errors.New("the unit works for somebody else")
 
 // TryAsk starts the unit that applies a commit, with a request for that start alone. It returns nil if units work on that commit for somebody else already: to
 // start them would be to join them, whatever was asked for there.
-func TryAsk(ctx context.Context, m *machine.Machine, systemd *services.Systemd, target ostree.Checksum, request config.Request) (*services.Begun, error) {
-	unit := services.ApplyUnit(target.String())
-	begun, err := ask(ctx, m, systemd, unit, request, func() error {
-		working, err := systemd.IsWorkingOn(ctx, unit)
+func TryAsk(ctx context.Context, m *machine.Machine, manager *systemd.Manager, target ostree.Checksum, request config.Request) (*systemd.Begun, error) {
+	unit := systemd.ApplyUnit(target.String())
+	begun, err := ask(ctx, m, manager, unit, request, func() error {
+		working, err := manager.IsWorkingOn(ctx, unit)
 		if err == nil && working {
 			err = errWorking
 		}
@@ -31,18 +31,18 @@ func TryAsk(ctx context.Context, m *machine.Machine, systemd *services.Systemd, 
 }
 
 // AskReset starts the unit that goes back to the booted tree. Who asks while it runs joins it.
-func AskReset(ctx context.Context, m *machine.Machine, systemd *services.Systemd, request config.Request) (*services.Begun, error) {
-	return ask(ctx, m, systemd, services.ResetUnit, request, func() error { return nil })
+func AskReset(ctx context.Context, m *machine.Machine, manager *systemd.Manager, request config.Request) (*systemd.Begun, error) {
+	return ask(ctx, m, manager, systemd.ResetUnit, request, func() error { return nil })
 }
 
-func ask(ctx context.Context, m *machine.Machine, systemd *services.Systemd, unit string, request config.Request, may func() error) (begun *services.Begun, err error) {
+func ask(ctx context.Context, m *machine.Machine, manager *systemd.Manager, unit string, request config.Request, may func() error) (begun *systemd.Begun, err error) {
 	write := func(path string) error { return config.WriteRequest(path, request) }
-	jobs := func() ([]uint32, error) { return systemd.Jobs(ctx) }
+	jobs := func() ([]uint32, error) { return manager.Jobs(ctx) }
 	err = m.State.Ask(ctx, unit, write, jobs, func() (uint32, error) {
 		if err := may(); err != nil {
 			return 0, err
 		}
-		if begun, err = systemd.Begin(ctx, unit); err != nil {
+		if begun, err = manager.Begin(ctx, unit); err != nil {
 			return 0, err
 		}
 		return begun.Job, nil
@@ -56,8 +56,8 @@ func ask(ctx context.Context, m *machine.Machine, systemd *services.Systemd, uni
 // TakeRequest reads the configuration with what the start of a unit was asked for.
 func TakeRequest(ctx context.Context, m *machine.Machine, unit string) (c *config.Config, err error) {
 	job := func() (number uint32, err error) {
-		err = services.With(ctx, func(systemd *services.Systemd) (err error) {
-			number, err = systemd.Job(ctx, unit)
+		err = systemd.With(ctx, func(manager *systemd.Manager) (err error) {
+			number, err = manager.Job(ctx, unit)
 			return err
 		})
 		return number, err
@@ -70,9 +70,9 @@ func TakeRequest(ctx context.Context, m *machine.Machine, unit string) (c *confi
 }
 
 // Ask is TryAsk when it is its turn. It calls waiting once if it has to wait for that.
-func Ask(ctx context.Context, m *machine.Machine, systemd *services.Systemd, target ostree.Checksum, request config.Request, waiting func()) (*services.Begun, error) {
+func Ask(ctx context.Context, m *machine.Machine, manager *systemd.Manager, target ostree.Checksum, request config.Request, waiting func()) (*systemd.Begun, error) {
 	for {
-		begun, err := TryAsk(ctx, m, systemd, target, request)
+		begun, err := TryAsk(ctx, m, manager, target, request)
 		if begun != nil || err != nil {
 			return begun, err
 		}

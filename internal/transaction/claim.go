@@ -10,8 +10,8 @@ import (
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/own"
 	"github.com/liveapply/liveapply/internal/report"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // placeOf is where transactions of this machine take place.
@@ -19,8 +19,8 @@ func placeOf(m *machine.Machine) place {
 	return place{
 		state:    m.State,
 		underWay: m.UnderWay,
-		with: func(ctx context.Context, do func(manager) error) error {
-			return services.With(ctx, func(systemd *services.Systemd) error { return do(systemd) })
+		with: func(ctx context.Context, do func(unitManager) error) error {
+			return systemd.With(ctx, func(manager *systemd.Manager) error { return do(manager) })
 		},
 		status: report.Status,
 	}
@@ -42,7 +42,7 @@ func Claim(ctx context.Context, m *machine.Machine, unit, request string) (t *st
 	if err != nil || !m.IsOSTree() || live == m.Booted.Commit {
 		return t, err
 	}
-	return t, services.StopWatch(ctx)
+	return t, systemd.StopWatch(ctx)
 }
 
 // Release removes what the phases of a transaction hand over to each other, has the stamp watched, and lets the next one begin.
@@ -60,7 +60,7 @@ func Release(ctx context.Context, m *machine.Machine, t *state.Transaction) erro
 		}
 	}
 	if m.IsOSTree() && live != m.Booted.Commit {
-		if err := services.WatchStamp(ctx); err != nil {
+		if err := systemd.WatchStamp(ctx); err != nil {
 			report.Warn("%v", err) // at shutdown nothing can be started any more
 		}
 	}

@@ -11,12 +11,12 @@ import (
 	"fmt"
 
 	"github.com/liveapply/liveapply/internal/report"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
-// manager is what a place asks of systemd.
-type manager interface {
+// unitManager is what a place asks of systemd.
+type unitManager interface {
 	// IsWorkingOn tells whether a unit for which a transaction is made, one of its phases, or its way back runs, or is about to.
 	IsWorkingOn(ctx context.Context, unit string) (bool, error)
 	// Start starts a unit and waits for its end.
@@ -28,7 +28,7 @@ type place struct {
 	state state.Dirs
 	// underWay is Machine.UnderWay.
 	underWay func() (*state.Transaction, error)
-	with     func(context.Context, func(manager) error) error
+	with     func(context.Context, func(unitManager) error) error
 	status   func(format string, args ...any) // report.Status
 }
 
@@ -76,17 +76,17 @@ func (p place) look(ctx context.Context, lock *state.Lock, unit, request string)
 		own, err = lock.Begin(unit, request)
 		return own, nil, err
 	case errors.Is(err, state.ErrDamaged):
-		return nil, func() error { return p.takeBack(ctx, services.ResetUnit, err) }, nil
+		return nil, func() error { return p.takeBack(ctx, systemd.ResetUnit, err) }, nil
 	case err != nil:
 		return nil, nil, err
 	case t == nil:
 		own, err = lock.Begin(unit, request)
 		return own, nil, err
-	case services.UnitOf(t) == unit && !(t.Switched && services.RollbackUnit(t.Request) != unit):
+	case systemd.UnitOf(t) == unit && !(t.Switched && systemd.RollbackUnit(t.Request) != unit):
 		return t, nil, nil
 	}
-	rollback := services.RollbackUnit(t.Request)
-	if services.UnitOf(t) != unit { // of its own, what was switched already is taken back: it begins from what was live before
+	rollback := systemd.RollbackUnit(t.Request)
+	if systemd.UnitOf(t) != unit { // of its own, what was switched already is taken back: it begins from what was live before
 		working, err := p.isWorkingOn(ctx, t)
 		if err != nil {
 			return nil, nil, err
@@ -117,7 +117,7 @@ func (p place) look(ctx context.Context, lock *state.Lock, unit, request string)
 func (p place) takeBack(ctx context.Context, unit string, why error) error {
 	defer report.Waiting()()
 	report.Warn("%v: starting %s first", why, unit)
-	return p.with(ctx, func(systemd manager) error { return systemd.Start(ctx, unit) })
+	return p.with(ctx, func(manager unitManager) error { return manager.Start(ctx, unit) })
 }
 
 // give ends a transaction that cannot be taken back, if it is still under way.
@@ -141,8 +141,8 @@ func (p place) await(ctx context.Context, t *state.Transaction) error {
 }
 
 func (p place) isWorkingOn(ctx context.Context, t *state.Transaction) (working bool, err error) {
-	err = p.with(ctx, func(systemd manager) (err error) {
-		working, err = systemd.IsWorkingOn(ctx, services.UnitOf(t))
+	err = p.with(ctx, func(manager unitManager) (err error) {
+		working, err = manager.IsWorkingOn(ctx, systemd.UnitOf(t))
 		return err
 	})
 	return working, err
@@ -153,7 +153,7 @@ func (p place) interrupted(ctx context.Context) (rollback string, err error) {
 	t, err := p.underWay()
 	if errors.Is(err, state.ErrDamaged) {
 		report.Warn("%v", err)
-		return services.ResetUnit, nil
+		return systemd.ResetUnit, nil
 	}
 	if t == nil || err != nil {
 		return "", err
@@ -162,7 +162,7 @@ func (p place) interrupted(ctx context.Context) (rollback string, err error) {
 	if err != nil || working {
 		return "", err
 	}
-	return services.RollbackUnit(t.Request), nil
+	return systemd.RollbackUnit(t.Request), nil
 }
 
 // awaitUnderWay is AwaitUnderWay.

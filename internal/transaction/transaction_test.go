@@ -8,8 +8,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // lab is a place with a systemd that knows which units work, and what starting one does.
@@ -29,7 +29,7 @@ func newLab(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	m.underWay = m.state.Transaction
-	m.with = func(_ context.Context, do func(manager) error) error { return do(m) }
+	m.with = func(_ context.Context, do func(unitManager) error) error { return do(m) }
 	m.status = func(string, ...any) {}
 	m.start = func(string) error { return m.end() }
 	return m
@@ -99,13 +99,13 @@ func TestOwnTakesBackFirstWhatWasInterrupted(t *testing.T) {
 		switched            bool
 		first               string
 	}{
-		{"another", b, "b", false, services.RollbackUnit("b")},
-		{"its own, which has switched /usr", a, "a", true, services.RollbackUnit("a")},
-		{"a reset", services.ResetUnit, state.ResetRequest, true, services.ResetUnit},
-		{"a rollback that became a reset", b, state.ResetRequest, true, services.ResetUnit},
-		{"a change of overlays", services.OverlayUnit("1"), state.OverlayRequest("1"), false, services.OverlaysUnit},
-		{"updates images", services.UpdatesUnit(true), state.OverlayRequest(""), false, services.OverlaysUnit},
-		{"one of an earlier version, which noted no unit", "", "b", false, services.RollbackUnit("b")},
+		{"another", b, "b", false, systemd.RollbackUnit("b")},
+		{"its own, which has switched /usr", a, "a", true, systemd.RollbackUnit("a")},
+		{"a reset", systemd.ResetUnit, state.ResetRequest, true, systemd.ResetUnit},
+		{"a rollback that became a reset", b, state.ResetRequest, true, systemd.ResetUnit},
+		{"a change of overlays", systemd.OverlayUnit("1"), state.OverlayRequest("1"), false, systemd.OverlaysUnit},
+		{"updates images", systemd.UpdatesUnit(true), state.OverlayRequest(""), false, systemd.OverlaysUnit},
+		{"one of an earlier version, which noted no unit", "", "b", false, systemd.RollbackUnit("b")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newLab(t)
@@ -119,8 +119,8 @@ func TestOwnTakesBackFirstWhatWasInterrupted(t *testing.T) {
 
 func TestOwnWaitsForWhatUnitsWorkOn(t *testing.T) {
 	m := newLab(t)
-	other := m.begin(t, services.UpdatesUnit(true), state.OverlayRequest(""), false)
-	m.working[services.UpdatesUnit(true)] = true
+	other := m.begin(t, systemd.UpdatesUnit(true), state.OverlayRequest(""), false)
+	m.working[systemd.UpdatesUnit(true)] = true
 	var waited string
 	m.status = func(_ string, args ...any) {
 		waited, _ = args[0].(string)
@@ -129,17 +129,17 @@ func TestOwnWaitsForWhatUnitsWorkOn(t *testing.T) {
 		}
 	}
 	// What the same request names is not the same transaction.
-	if own := m.own(t, services.OverlaysUnit, state.OverlayRequest("")); own.ID == other.ID || len(m.started) != 0 || waited != other.Request {
+	if own := m.own(t, systemd.OverlaysUnit, state.OverlayRequest("")); own.ID == other.ID || len(m.started) != 0 || waited != other.Request {
 		t.Errorf("got %+v, started %v, waited for %s", own, m.started, waited)
 	}
 }
 
 func TestOwnTakesOverWhatItsUnitTakesBack(t *testing.T) {
 	m := newLab(t)
-	interrupted := m.begin(t, services.OverlayUnit("1"), state.OverlayRequest("1"), false)
-	own := m.own(t, services.OverlaysUnit, state.OverlayRequest(""))
+	interrupted := m.begin(t, systemd.OverlayUnit("1"), state.OverlayRequest("1"), false)
+	own := m.own(t, systemd.OverlaysUnit, state.OverlayRequest(""))
 	now, err := m.state.Transaction()
-	if own.ID != interrupted.ID || err != nil || now.Unit != services.OverlaysUnit || len(m.started) != 0 {
+	if own.ID != interrupted.ID || err != nil || now.Unit != systemd.OverlaysUnit || len(m.started) != 0 {
 		t.Errorf("got %+v, under way is %+v (%v), started %v", own, now, err, m.started)
 	}
 }
@@ -150,14 +150,14 @@ func TestDamagedFileIsReplacedByAReset(t *testing.T) {
 	if err := os.WriteFile(path, []byte("noise"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if own := m.own(t, a, "a"); own.Unit != a || !slices.Equal(m.started, []string{services.ResetUnit}) {
+	if own := m.own(t, a, "a"); own.Unit != a || !slices.Equal(m.started, []string{systemd.ResetUnit}) {
 		t.Errorf("an application got %+v and started %v", own, m.started)
 	}
 	if err := os.WriteFile(path, []byte("noise"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	m.started = nil
-	if own := m.own(t, services.ResetUnit, state.ResetRequest); own.Unit != services.ResetUnit || len(m.started) != 0 {
+	if own := m.own(t, systemd.ResetUnit, state.ResetRequest); own.Unit != systemd.ResetUnit || len(m.started) != 0 {
 		t.Errorf("a reset got %+v and started %v", own, m.started)
 	}
 }
@@ -171,7 +171,7 @@ func TestRollbackThatFailsIsInTheWayOfAllButAReset(t *testing.T) {
 	if _, _, err := m.place.own(t.Context(), a, "a"); !errors.Is(err, failure) {
 		t.Errorf("got %v", err)
 	}
-	if own := m.own(t, services.ResetUnit, state.ResetRequest); own.ID == interrupted.ID || own.Request != state.ResetRequest {
+	if own := m.own(t, systemd.ResetUnit, state.ResetRequest); own.ID == interrupted.ID || own.Request != state.ResetRequest {
 		t.Errorf("got %+v", own)
 	}
 }
@@ -182,7 +182,7 @@ func TestInterruptedIsWhatNoUnitWorksOn(t *testing.T) {
 		t.Errorf("without a transaction: %q (%v)", unit, err)
 	}
 	m.begin(t, b, "b", true)
-	if unit, err := m.interrupted(t.Context()); unit != services.RollbackUnit("b") || err != nil {
+	if unit, err := m.interrupted(t.Context()); unit != systemd.RollbackUnit("b") || err != nil {
 		t.Errorf("interrupted: %q (%v)", unit, err)
 	}
 	m.working[b] = true

@@ -7,8 +7,8 @@ import (
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/report"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // Resume takes a transaction over from the phase before, and says so in the stamp and in the unit's status.
@@ -20,7 +20,7 @@ func Resume(ctx context.Context, m *machine.Machine, phase, request string) (*st
 	if err != nil {
 		return nil, nil, err
 	}
-	if t == nil || services.UnitOf(t) != services.ApplyUnit(request) {
+	if t == nil || systemd.UnitOf(t) != systemd.ApplyUnit(request) {
 		return nil, nil, fmt.Errorf("no transaction for %s is under way: start liveapply@%s.service, which runs all phases", request, request)
 	}
 	plan, err := m.State.Plan(t)
@@ -72,7 +72,7 @@ func Conclude(ctx context.Context, m *machine.Machine, t *state.Transaction, out
 		return err
 	}
 	if outcome.Result == state.Applied && t.From != t.Live {
-		if err := services.RestartLive(ctx); err != nil {
+		if err := systemd.RestartLive(ctx); err != nil {
 			report.Warn("%v", err) // the commit is live all the same; at shutdown nothing can be started any more
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
 	"github.com/liveapply/liveapply/internal/report"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 	"github.com/liveapply/liveapply/internal/underlay"
 )
@@ -21,7 +21,7 @@ import (
 // the system what the stores say then: that is the state before, or the one after.
 func Change(ctx context.Context, m *machine.Machine, id string) error {
 	request := state.OverlayRequest(id)
-	t, err := transaction.Claim(ctx, m, services.OverlayUnit(id), request)
+	t, err := transaction.Claim(ctx, m, systemd.OverlayUnit(id), request)
 	if err != nil {
 		return errors.Join(err, m.State.RemoveOverlayRequest(id))
 	}
@@ -191,8 +191,8 @@ func draft(ctx context.Context, m *machine.Machine, stores *overlayStores, reque
 		return nil, err
 	}
 	var version int
-	err = services.With(ctx, func(systemd *services.Systemd) error {
-		version, err = systemd.Version()
+	err = systemd.With(ctx, func(manager *systemd.Manager) error {
+		version, err = manager.Version()
 		return err
 	})
 	if err != nil {
@@ -202,13 +202,13 @@ func draft(ctx context.Context, m *machine.Machine, stores *overlayStores, reque
 }
 
 // draftIn does that in a store. systemd is the version of the running one, which counts for what only a unit or a user sees.
-func draftIn(ctx context.Context, m *machine.Machine, store overlay.Store, others []overlay.Placed, systemd int, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
+func draftIn(ctx context.Context, m *machine.Machine, store overlay.Store, others []overlay.Placed, manager int, request *overlay.Request, rules content.Rules) (*content.Draft, error) {
 	base, closeBase, err := m.OverlayBase()
 	if err != nil {
 		return nil, err
 	}
 	defer closeBase()
-	under := content.Under{Root: m.Root, Base: base, Scratch: m.State.Run, Systemd: systemd}
+	under := content.Under{Root: m.Root, Base: base, Scratch: m.State.Run, Systemd: manager}
 	draft, err := content.NewDraft(store, under, rules, others...)
 	if err != nil {
 		return nil, err
@@ -280,7 +280,7 @@ func tryDraft(ctx context.Context, m *machine.Machine, stores []overlay.Store, d
 // Stores makes the system what the stores of overlays say: at boot, and when a change of overlays was killed. It ends the transaction
 // of that.
 func Stores(ctx context.Context, m *machine.Machine, _ string) error {
-	t, err := transaction.Claim(ctx, m, services.OverlaysUnit, state.OverlayRequest(""))
+	t, err := transaction.Claim(ctx, m, systemd.OverlaysUnit, state.OverlayRequest(""))
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // followed is what the running system shows of overlays, as far as it is not in the mount table: a note in /run.
@@ -157,7 +158,7 @@ func tellOthers(ctx context.Context, m *machine.Machine, t *state.Transaction, b
 		return err
 	}
 	if reload.Units {
-		if err := services.WantAgain(ctx); err != nil {
+		if err := systemd.WantAgain(ctx); err != nil {
 			report.Warn("%v", err)
 		}
 	}
@@ -335,9 +336,9 @@ func runningOf(ctx context.Context, units []string) (running []string, err error
 	if len(units) == 0 {
 		return nil, nil
 	}
-	err = services.With(ctx, func(systemd *services.Systemd) error {
+	err = systemd.With(ctx, func(manager *systemd.Manager) error {
 		for _, unit := range units {
-			active, err := systemd.IsActive(ctx, unit)
+			active, err := manager.IsActive(ctx, unit)
 			if err != nil {
 				return err
 			}
@@ -361,7 +362,7 @@ func restartScoped(ctx context.Context, units, running []string) error {
 		if !slices.Contains(running, unit) {
 			continue
 		}
-		if err := services.With(ctx, func(systemd *services.Systemd) error { return systemd.Restart(ctx, unit) }); err != nil {
+		if err := systemd.With(ctx, func(manager *systemd.Manager) error { return manager.Restart(ctx, unit) }); err != nil {
 			failed = append(failed, fmt.Errorf("%w: %w", errNotRestarted, err))
 		}
 	}

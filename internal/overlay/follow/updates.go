@@ -12,8 +12,8 @@ import (
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/overlay/content"
-	"github.com/liveapply/liveapply/internal/services"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
@@ -51,7 +51,7 @@ func Updates(ctx context.Context, m *machine.Machine, which string) error {
 		}
 		fetched = append(fetched, op)
 	}
-	t, err := transaction.Claim(ctx, m, services.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))
+	t, err := transaction.Claim(ctx, m, systemd.UpdatesUnit(which == UpdatesByURL), state.OverlayRequest(""))
 	if err != nil {
 		return errors.Join(errors.Join(failed...), err)
 	}

@@ -1,4 +1,4 @@
-package services
+package systemd
 
 import (
 	"context"
@@ -6,8 +6,8 @@ import (
 )
 
 // UnitOf returns the unit that a process belongs to; of a user's process, that is the session or the user's own manager.
-func (s *Systemd) UnitOf(ctx context.Context, pid uint32) (string, error) {
-	unit, err := s.conn.GetUnitNameByPID(ctx, pid)
+func (s *Manager) UnitOf(ctx context.Context, pid uint32) (string, error) {
+	unit, err := s.Conn.GetUnitNameByPID(ctx, pid)
 	if err != nil {
 		return "", fmt.Errorf("asking systemd for the unit of process %d: %w", pid, err)
 	}

@@ -1,4 +1,4 @@
-package services
+package systemd
 
 import (
 	"context"
@@ -19,14 +19,14 @@ const FleetLockReleaseUnit = "liveapply-fleetlock-release.service"
 const AgainUnit = "liveapply-again.timer"
 
 // IsWorking tells whether a unit of any transaction runs or is about to.
-func (s *Systemd) IsWorking(ctx context.Context) (bool, error) {
+func (s *Manager) IsWorking(ctx context.Context) (bool, error) {
 	units, err := s.transactionUnits(ctx)
 	return slices.ContainsFunc(units, func(u dbus.UnitStatus) bool { return u.JobId != 0 || isRunning(u) }), err
 }
 
 // FailedSince lists the units that have failed since another one became active; none if that has not become active in this boot, or not when
 // it was started last. Those of liveapply are not among them: how a transaction ended is no matter of the machine's health.
-func (s *Systemd) FailedSince(ctx context.Context, since string) ([]string, error) {
+func (s *Manager) FailedSince(ctx context.Context, since string) ([]string, error) {
 	started, err := s.timestamp(ctx, since, "InactiveExitTimestampMonotonic")
 	if err != nil {
 		return nil, err
@@ -35,7 +35,7 @@ func (s *Systemd) FailedSince(ctx context.Context, since string) ([]string, erro
 	if err != nil || begin == 0 || begin < started {
 		return nil, err
 	}
-	units, err := s.conn.ListUnitsFilteredContext(ctx, []string{"failed"})
+	units, err := s.Conn.ListUnitsFilteredContext(ctx, []string{"failed"})
 	if err != nil {
 		return nil, fmt.Errorf("asking systemd for the units that have failed: %w", err)
 	}
@@ -56,8 +56,8 @@ func (s *Systemd) FailedSince(ctx context.Context, since string) ([]string, erro
 }
 
 // timestamp returns a time of a unit, in microseconds since the boot; 0 if there was none.
-func (s *Systemd) timestamp(ctx context.Context, name, property string) (uint64, error) {
-	answer, err := s.conn.GetUnitPropertyContext(ctx, name, property)
+func (s *Manager) timestamp(ctx context.Context, name, property string) (uint64, error) {
+	answer, err := s.Conn.GetUnitPropertyContext(ctx, name, property)
 	if err != nil {
 		return 0, fmt.Errorf("asking %s for %s: %w", name, property, err)
 	}
@@ -68,20 +68,20 @@ func (s *Systemd) timestamp(ctx context.Context, name, property string) (uint64,
 // FleetLockStatus says what there is to say of the slot: who waits for one, holds one, or could not be given one; "" if nothing. Everybody may ask;
 // without a bus, nobody is told.
 func FleetLockStatus(ctx context.Context) (string, error) {
-	systemd, err := ConnectToLook(ctx)
+	manager, err := ConnectToLook(ctx)
 	if err != nil {
 		return "", nil
 	}
-	defer systemd.Close()
+	defer manager.Close()
 	for _, name := range []string{FleetLockReleaseUnit, FleetLockUnit} {
-		now, err := systemd.activeState(ctx, name)
+		now, err := manager.activeState(ctx, name)
 		if err != nil {
 			return "", err
 		}
 		if now == "inactive" {
 			continue
 		}
-		if text, err := systemd.StatusText(ctx, name); err != nil || text != "" {
+		if text, err := manager.StatusText(ctx, name); err != nil || text != "" {
 			return text, err
 		}
 	}

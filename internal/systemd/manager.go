@@ -1,0 +1,279 @@
+// Package systemd speaks to systemd's manager: units, jobs, and what units tell. It knows the units of liveapply by name.
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// Manager is a connection to it.
+type Manager struct{ Conn *dbus.Conn }
+
+// ConnectToLook reaches systemd over the bus, where everybody may ask it.
+func ConnectToLook(ctx context.Context) (*Manager, error) {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to systemd: %w", err)
+	}
+	return &Manager{conn}, nil
+}
+
+// Connect reaches systemd by its private socket: as root, and also while the bus is not there.
+func Connect(ctx context.Context) (*Manager, error) {
+	conn, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to systemd: %w", err)
+	}
+	return &Manager{conn}, nil
+}
+
+// With does something over a connection of Connect.
+func With(ctx context.Context, do func(*Manager) error) error {
+	manager, err := Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer manager.Close()
+	return do(manager)
+}
+
+// Close ends the connection.
+func (s *Manager) Close() { s.Conn.Close() }
+
+// Version is the first number in the version of the systemd that runs.
+func (s *Manager) Version() (int, error) {
+	text, err := s.Conn.GetManagerProperty("Version") // "257.13-1~deb13u1", with the quotes
+	if err != nil {
+		return 0, fmt.Errorf("asking systemd for its version: %w", err)
+	}
+	var version int
+	if _, err := fmt.Sscanf(strings.TrimLeft(text, `"v`), "%d", &version); err != nil {
+		return 0, fmt.Errorf("systemd has the version %s, which is no number", text)
+	}
+	return version, nil
+}
+
+// Queue starts a unit and does not wait.
+func (s *Manager) Queue(ctx context.Context, name string) error {
+	if _, err := s.Conn.StartUnitContext(ctx, name, "replace", nil); err != nil {
+		return fmt.Errorf("starting %s: %w", name, err)
+	}
+	return nil
+}
+
+// Begun is a unit that was started.
+type Begun struct {
+	Job     uint32 // its number, which systemd gives once in a boot
+	systemd *Manager
+	name    string
+	done    chan string
+}
+
+// Begin starts a unit.
+func (s *Manager) Begin(ctx context.Context, name string) (*Begun, error) {
+	b := &Begun{systemd: s, name: name, done: make(chan string, 1)}
+	job, err := s.Conn.StartUnitContext(ctx, name, "replace", b.done)
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	b.Job = uint32(job)
+	return b, nil
+}
+
+// Job returns the number of the job that a unit has now; 0 if it has none.
+func (s *Manager) Job(ctx context.Context, name string) (uint32, error) {
+	property, err := s.Conn.GetUnitPropertyContext(ctx, name, "Job") // org.freedesktop.systemd1(5): number and path
+	if err != nil {
+		return 0, fmt.Errorf("asking systemd for the job of %s: %w", name, err)
+	}
+	job, _ := property.Value.Value().([]any)
+	if len(job) == 0 {
+		return 0, fmt.Errorf("systemd tells no job of %s", name)
+	}
+	number, _ := job[0].(uint32)
+	return number, nil
+}
+
+// Jobs lists the numbers of all jobs.
+func (s *Manager) Jobs(ctx context.Context) ([]uint32, error) {
+	jobs, err := s.Conn.ListJobsContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking systemd for its jobs: %w", err)
+	}
+	var numbers []uint32
+	for _, job := range jobs {
+		numbers = append(numbers, job.Id)
+	}
+	return numbers, nil
+}
+
+// Wait returns when the job of the unit has ended. It fails unless the job has succeeded.
+func (b *Begun) Wait(ctx context.Context) error {
+	if err := Await(ctx, b.done); err != nil {
+		return fmt.Errorf("starting %s: %w: see systemctl status %s", b.name, err, b.name)
+	}
+	return nil
+}
+
+// Outcome is Wait for what applies a commit or goes back: if that fails, the error is the reason, which the unit has told.
+func (b *Begun) Outcome(ctx context.Context) error {
+	err := b.Wait(ctx)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if why, statusErr := b.systemd.StatusText(ctx, b.name); statusErr == nil && why != "" {
+		return errors.New(why)
+	}
+	return err
+}
+
+// Start starts a unit and waits until its job has ended. It fails unless the job has succeeded.
+func (s *Manager) Start(ctx context.Context, name string) error {
+	begun, err := s.Begin(ctx, name)
+	if err != nil {
+		return err
+	}
+	return begun.Wait(ctx)
+}
+
+// Run is Start for what applies a commit or goes back, see Outcome.
+func (s *Manager) Run(ctx context.Context, name string) error {
+	begun, err := s.Begin(ctx, name)
+	if err != nil {
+		return err
+	}
+	return begun.Outcome(ctx)
+}
+
+// Restart restarts a unit, however often that was done before, and waits until it has.
+func (s *Manager) Restart(ctx context.Context, name string) error {
+	// It also forgets how often it was started (StartLimitBurst= of systemd.unit(5)).
+	if err := s.Conn.ResetFailedUnitContext(ctx, name); err != nil && !isNoSuchUnit(err) {
+		return fmt.Errorf("restarting %s: %w", name, err)
+	}
+	done := make(chan string, 1)
+	if _, err := s.Conn.RestartUnitContext(ctx, name, "replace", done); err != nil {
+		return fmt.Errorf("restarting %s: %w", name, err)
+	}
+	if err := Await(ctx, done); err != nil {
+		return fmt.Errorf("restarting %s: %w: see systemctl status %s", name, err, name)
+	}
+	return nil
+}
+
+// IsActive tells whether a unit runs, or is about to.
+func (s *Manager) IsActive(ctx context.Context, name string) (bool, error) {
+	now, err := s.activeState(ctx, name)
+	return now == "active" || now == "reloading" || now == "activating", err
+}
+
+// Stop stops units that are no longer wanted, and waits for that.
+func (s *Manager) Stop(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		done := make(chan string, 1)
+		if _, err := s.Conn.StopUnitContext(ctx, name, "replace", done); isNoSuchUnit(err) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("stopping %s: %w", name, err)
+		}
+		if err := Await(ctx, done); err != nil {
+			return fmt.Errorf("stopping %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Await waits for the end of a job, which is an error unless the job has succeeded.
+func Await(ctx context.Context, done <-chan string) error {
+	select {
+	case result := <-done:
+		switch result {
+		case "done":
+			return nil
+		case "assert":
+			return errors.New("it is switched off by liveapply=off on the kernel command line")
+		}
+		return fmt.Errorf("the job ended with %q", result)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// isNoSuchUnit: systemd forgets units that are inactive, and then cannot stop them.
+func isNoSuchUnit(err error) bool {
+	var answer godbus.Error
+	return errors.As(err, &answer) && answer.Name == "org.freedesktop.systemd1.NoSuchUnit"
+}
+
+// StatusText returns what a unit last said of itself (STATUS= of sd_notify(3)).
+func (s *Manager) StatusText(ctx context.Context, name string) (string, error) {
+	property, err := s.Conn.GetServicePropertyContext(ctx, name, "StatusText")
+	if err != nil {
+		return "", fmt.Errorf("asking %s for its status: %w", name, err)
+	}
+	text, _ := property.Value.Value().(string)
+	return text, nil
+}
+
+// HasFailed tells whether a unit has failed when it ran last. Everybody may ask; without a bus, nobody is told.
+func HasFailed(ctx context.Context, name string) (bool, error) {
+	manager, err := ConnectToLook(ctx)
+	if err != nil {
+		return false, nil
+	}
+	defer manager.Close()
+	now, err := manager.activeState(ctx, name)
+	return now == "failed", err
+}
+
+// activeState returns one of the words of systemctl is-active.
+func (s *Manager) activeState(ctx context.Context, name string) (string, error) {
+	property, err := s.Conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+	if err != nil {
+		return "", fmt.Errorf("asking systemd for the state of %s: %w", name, err)
+	}
+	now, _ := property.Value.Value().(string)
+	return now, nil
+}
+
+// ExecStart returns the program and the arguments of all commands that start a service.
+func (s *Manager) ExecStart(ctx context.Context, name string) ([]string, error) {
+	property, err := s.Conn.GetServicePropertyContext(ctx, name, "ExecStart")
+	if err != nil {
+		return nil, fmt.Errorf("asking %s for its command: %w", name, err)
+	}
+	var words []string
+	commands, _ := property.Value.Value().([][]any) // org.freedesktop.systemd1(5): path, argv, and how it went
+	for _, command := range commands {
+		path, _ := command[0].(string)
+		argv, _ := command[1].([]string)
+		words = append(append(words, path), argv...)
+	}
+	return words, nil
+}
+
+// ResetFailed has a unit, its phases and its way back forget that they have failed.
+func (s *Manager) ResetFailed(ctx context.Context, unit string) error {
+	units, err := s.transactionUnits(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
+		if !isOf(u.Name, unit) || u.ActiveState != "failed" {
+			continue
+		}
+		if err := s.Conn.ResetFailedUnitContext(ctx, u.Name); err != nil && !isNoSuchUnit(err) {
+			return fmt.Errorf("resetting the failure of %s: %w", u.Name, err)
+		}
+	}
+	return nil
+}
+
+func isRunning(u dbus.UnitStatus) bool {
+	return u.ActiveState == "activating" || u.ActiveState == "deactivating"
+}

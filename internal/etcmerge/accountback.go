@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+
+	"github.com/liveapply/liveapply/internal/accounts"
 )
 
 // backFile is an account file that is to be taken back: its record, and what it is now.
@@ -16,27 +18,27 @@ type backFile struct {
 
 // backMerges reads what is needed to take account files back by entry: base is what was put, ours what is there, theirs what was there
 // before. A file is left out if it is not a regular file everywhere, or if the journal's files are gone: then Reset was interrupted at its very end.
-func (s *store) backMerges(files []backFile) (map[string]*accountMerge, error) {
-	merges := map[string]*accountMerge{}
+func (s *store) backMerges(files []backFile) (map[string]*accounts.File, error) {
+	merges := map[string]*accounts.File{}
 	for _, f := range files {
 		r := f.record
-		if !isAccounts(r.Path) || r.Put == "" || f.now.Type != Regular || r.Before.Type != Regular && r.Before.Type != Absent {
+		if !accounts.Is(r.Path) || r.Put == "" || f.now.Type != Regular || r.Before.Type != Regular && r.Before.Type != Absent {
 			continue
 		}
-		m := &accountMerge{}
+		m := &accounts.File{}
 		var err error
-		if m.ours, err = readSmall(f.at.dir, f.at.name); err != nil {
+		if m.Ours, err = readSmall(f.at.dir, f.at.name); err != nil {
 			return nil, err
 		}
 		if same(f.now, r.Before) {
-			m.base, m.theirs = m.ours, m.ours
+			m.Base, m.Theirs = m.Ours, m.Ours
 			merges[r.Path] = m
 			continue
 		}
 		base, err := s.readSaved(r.Put)
 		if err == nil {
-			m.base = base
-			m.theirs, err = s.readSaved(r.Saved)
+			m.Base = base
+			m.Theirs, err = s.readSaved(r.Saved)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -45,7 +47,7 @@ func (s *store) backMerges(files []backFile) (map[string]*accountMerge, error) {
 			return nil, err
 		}
 		if r.isPut(f.now) {
-			m.base = m.ours // put earlier than the last, but not changed since
+			m.Base = m.Ours // put earlier than the last, but not changed since
 		}
 		merges[r.Path] = m
 	}
@@ -54,7 +56,7 @@ func (s *store) backMerges(files []backFile) (map[string]*accountMerge, error) {
 
 // lockAccounts takes the lock of the account files, if the section has any.
 func (b *reversal) lockAccounts() (unlock func(), err error) {
-	if !slices.ContainsFunc(b.section.Records, func(r record) bool { return isAccounts(r.Path) }) {
+	if !slices.ContainsFunc(b.section.Records, func(r record) bool { return accounts.Is(r.Path) }) {
 		return func() {}, nil
 	}
 	return lockAccounts(b.ctx, b.etc)
@@ -65,7 +67,7 @@ func (b *reversal) mergeAccounts() error {
 	var files []backFile
 	for i := range b.section.Records {
 		r := &b.section.Records[i]
-		if !isAccounts(r.Path) {
+		if !accounts.Is(r.Path) {
 			continue
 		}
 		p, err := b.etc.look(r.Path)
@@ -84,7 +86,7 @@ func (b *reversal) mergeAccounts() error {
 	if b.merged, err = b.backMerges(files); err != nil {
 		return err
 	}
-	mergeAccounts(b.merged)
+	accounts.Merge(b.merged)
 	return nil
 }
 
@@ -108,21 +110,21 @@ func (b *reversal) writeAccounts() {
 			continue
 		}
 		p, err := b.etc.look(r.Path)
-		if err != nil || b.isBefore(r, p, f) || bytes.Equal(f.result, f.ours) {
+		if err != nil || b.isBefore(r, p, f) || bytes.Equal(f.Result, f.Ours) {
 			continue
 		}
 		if isBack, err := b.isBack(r, p); err == nil && !isBack {
 			if at, err := b.writeAccount(p, f); err == nil {
-				b.written[r.Path] = written{at, p.State, f.result}
+				b.written[r.Path] = written{at, p.State, f.Result}
 			}
 		}
 	}
 }
 
 // writeAccount writes what an account file is going to be, with the attributes that it has, and waits until that is on disk.
-func (b *reversal) writeAccount(p present, f *accountMerge) (place, error) {
+func (b *reversal) writeAccount(p present, f *accounts.File) (place, error) {
 	at := place{b.fresh, b.nextFresh()}
-	_, err := createFile(at.dir, at.name, p.State, fromBytes(f.result))
+	_, err := createFile(at.dir, at.name, p.State, fromBytes(f.Result))
 	if err == nil {
 		err = syncFile(at)
 	}
@@ -133,15 +135,15 @@ func (b *reversal) writeAccount(p present, f *accountMerge) (place, error) {
 }
 
 // isBefore tells whether nothing was done to an account file since it was put.
-func (b *reversal) isBefore(r *record, p present, f *accountMerge) bool {
-	return bytes.Equal(f.result, f.theirs) && slices.ContainsFunc(r.After, func(put State) bool {
+func (b *reversal) isBefore(r *record, p present, f *accounts.File) bool {
+	return bytes.Equal(f.Result, f.Theirs) && slices.ContainsFunc(r.After, func(put State) bool {
 		put.Checksum = p.Checksum
 		return same(put, p.State)
 	})
 }
 
 // restoreAccounts puts an account file back: the very file that was there if nothing was done to it since, otherwise what the merge made of it.
-func (b *reversal) restoreAccounts(r *record, p present, f *accountMerge) error {
+func (b *reversal) restoreAccounts(r *record, p present, f *accounts.File) error {
 	isBefore := b.isBefore(r, p, f)
 	var err error
 	switch {
@@ -151,11 +153,11 @@ func (b *reversal) restoreAccounts(r *record, p present, f *accountMerge) error 
 		err = b.remove(r.Path, p)
 	case isBefore:
 		err = b.replace(place{b.saved, r.Saved}, r.Path, p)
-	case bytes.Equal(f.result, f.ours):
+	case bytes.Equal(f.Result, f.Ours):
 		return errChanged
 	default:
 		w, ok := b.written[r.Path]
-		if !ok || !same(w.from, p.State) || !bytes.Equal(w.content, f.result) {
+		if !ok || !same(w.from, p.State) || !bytes.Equal(w.content, f.Result) {
 			w.at, err = b.writeAccount(p, f)
 		}
 		if err == nil {

@@ -7,13 +7,14 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/liveapply/liveapply/internal/accounts"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // accountFile is an account file whose default changes, and which is a regular file everywhere.
 type accountFile struct {
-	accountMerge
+	accounts.File
 	local    present
 	old, new State // old is Absent if the old default has none
 }
@@ -31,14 +32,14 @@ func (m *merge) addAccounts(c treediff.Change, local present) (bool, error) {
 	}
 	f := &accountFile{local: local, old: old, new: new}
 	if old.Type == Regular {
-		if f.base, err = m.repo.ReadFile(c.Old.Checksum, maxAccounts); err != nil {
+		if f.Base, err = m.repo.ReadFile(c.Old.Checksum, maxAccounts); err != nil {
 			return false, err
 		}
 	}
-	if f.theirs, err = m.repo.ReadFile(c.New.Checksum, maxAccounts); err != nil {
+	if f.Theirs, err = m.repo.ReadFile(c.New.Checksum, maxAccounts); err != nil {
 		return false, err
 	}
-	if f.ours, err = m.readAccounts(c.Path, &f.local); err != nil {
+	if f.Ours, err = m.readAccounts(c.Path, &f.local); err != nil {
 		return false, err
 	}
 	m.accounts[c.Path] = f
@@ -67,17 +68,19 @@ func (m *merge) planAccounts() error {
 	if err := m.addShadows(); err != nil {
 		return err
 	}
-	merges := make(map[string]*accountMerge, len(m.accounts))
+	merges := make(map[string]*accounts.File, len(m.accounts))
 	for path, f := range m.accounts {
-		merges[path] = &f.accountMerge
+		merges[path] = &f.File
 	}
-	mergeAccounts(merges)
+	accounts.Merge(merges)
 	for _, path := range slices.Sorted(maps.Keys(m.accounts)) {
 		f := m.accounts[path]
-		m.conflicts = append(m.conflicts, f.clashes(path)...)
-		change := Change{Path: path, Before: f.local.State, After: f.attributes(), Base: f.ours, Text: f.result}
-		change.After.Checksum = textChecksum(f.result)
-		change.Merged = !bytes.Equal(f.result, f.theirs) || !bytes.Equal(f.ours, f.base)
+		for _, clash := range f.Clashes(path) {
+			m.conflicts = append(m.conflicts, Conflict(clash))
+		}
+		change := Change{Path: path, Before: f.local.State, After: f.attributes(), Base: f.Ours, Text: f.Result}
+		change.After.Checksum = textChecksum(f.Result)
+		change.Merged = !bytes.Equal(f.Result, f.Theirs) || !bytes.Equal(f.Ours, f.Base)
 		if same(change.Before, change.After) {
 			if m.isListed(path) {
 				m.local(path, LocalChanged)
@@ -91,24 +94,25 @@ func (m *merge) planAccounts() error {
 
 // addShadows adds the shadow files whose own default does not change, for the entries that come or go with passwd and group.
 func (m *merge) addShadows() error {
-	for path, format := range accountFormats {
-		if m.accounts[path] == nil || format.shadow == "" || m.accounts[format.shadow] != nil {
+	for _, path := range accounts.Files() {
+		shadow := accounts.ShadowOf(path)
+		if m.accounts[path] == nil || shadow == "" || m.accounts[shadow] != nil {
 			continue
 		}
-		local, err := m.etc.stat(format.shadow)
+		local, err := m.etc.stat(shadow)
 		if err != nil {
 			return err
 		}
-		if local.Type != Regular || local.mountPoint || local.immutable || m.isListed(format.shadow) {
+		if local.Type != Regular || local.mountPoint || local.immutable || m.isListed(shadow) {
 			continue
 		}
-		content, err := m.readAccounts(format.shadow, &local)
+		content, err := m.readAccounts(shadow, &local)
 		if err != nil {
 			return err
 		}
 		f := &accountFile{local: local, old: local.State, new: local.State}
-		f.base, f.ours, f.theirs = content, content, content
-		m.accounts[format.shadow] = f
+		f.Base, f.Ours, f.Theirs = content, content, content
+		m.accounts[shadow] = f
 	}
 	return nil
 }
@@ -127,7 +131,7 @@ func (f *accountFile) attributes() State {
 		s.Mode, s.UID, s.GID = f.local.Mode, f.local.UID, f.local.GID
 		s.Xattrs = f.local.Xattrs
 	}
-	if f.old.Type == Absent || !bytes.Equal(f.ours, f.base) {
+	if f.old.Type == Absent || !bytes.Equal(f.Ours, f.Base) {
 		s.Xattrs = f.local.Xattrs
 	}
 	return s

@@ -3,26 +3,27 @@ package etcmerge
 import (
 	"maps"
 	"slices"
-)
 
-// AccountFiles are the names, below /etc, of the files that are merged by entry.
-func AccountFiles() []string { return slices.Sorted(maps.Keys(accountFormats)) }
+	"github.com/liveapply/liveapply/internal/accounts"
+)
 
 // AddAccounts returns the account files of ours, by name, with the entries that only theirs has. An entry that has a number of another one there
 // is a ConflictError.
 func AddAccounts(ours, theirs map[string][]byte) (map[string][]byte, error) {
-	merges := map[string]*accountMerge{}
-	for _, name := range AccountFiles() {
+	merges := map[string]*accounts.File{}
+	for _, name := range accounts.Files() {
 		if ours[name] != nil && theirs[name] != nil {
-			merges[name] = &accountMerge{ours: ours[name], theirs: theirs[name]}
+			merges[name] = &accounts.File{Ours: ours[name], Theirs: theirs[name]}
 		}
 	}
-	mergeAccounts(merges)
+	accounts.Merge(merges)
 	result := map[string][]byte{}
 	var clashes []Conflict
 	for _, name := range slices.Sorted(maps.Keys(merges)) {
-		result[name] = merges[name].result
-		clashes = append(clashes, merges[name].clashes(name)...)
+		result[name] = merges[name].Result
+		for _, clash := range merges[name].Clashes(name) {
+			clashes = append(clashes, Conflict(clash))
+		}
 	}
 	if len(clashes) > 0 {
 		return nil, &ConflictError{clashes}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/accounts"
 	"github.com/liveapply/liveapply/internal/ostree"
 )
 
@@ -135,7 +136,7 @@ func (a *application) carryOut() error {
 
 // updateAccounts locks the account files, if any are to change, and merges what was done to them since the plan was made.
 func (a *application) updateAccounts(changes []Change) ([]Change, func(), error) {
-	if !slices.ContainsFunc(changes, func(c Change) bool { return isAccounts(c.Path) }) {
+	if !slices.ContainsFunc(changes, func(c Change) bool { return accounts.Is(c.Path) }) {
 		return changes, func() {}, nil
 	}
 	unlock, err := lockAccounts(a.ctx, a.etc)
@@ -152,10 +153,10 @@ func (a *application) updateAccounts(changes []Change) ([]Change, func(), error)
 
 // mergeNow replaces, in changes, those of account files that are not any more what they were.
 func (a *application) mergeNow(changes []Change) error {
-	merges := map[string]*accountMerge{}
+	merges := map[string]*accounts.File{}
 	now := map[string]present{}
 	for _, c := range changes {
-		if !isAccounts(c.Path) || !c.hasText() {
+		if !accounts.Is(c.Path) || !c.hasText() {
 			continue
 		}
 		p, content, err := a.readNow(c.Path)
@@ -163,23 +164,25 @@ func (a *application) mergeNow(changes []Change) error {
 			return err
 		}
 		if (p.Type == Regular || p.Type == Absent && c.Before.Type == Absent) && !p.mountPoint && !p.immutable {
-			merges[c.Path], now[c.Path] = &accountMerge{base: c.Base, ours: content, theirs: c.Text}, p
+			merges[c.Path], now[c.Path] = &accounts.File{Base: c.Base, Ours: content, Theirs: c.Text}, p
 		}
 	}
-	mergeAccounts(merges)
+	accounts.Merge(merges)
 	var conflicts []Conflict
 	for i, c := range changes {
 		f := merges[c.Path]
-		if f == nil || bytes.Equal(f.ours, f.base) && bytes.Equal(f.result, f.theirs) {
+		if f == nil || bytes.Equal(f.Ours, f.Base) && bytes.Equal(f.Result, f.Theirs) {
 			continue
 		}
-		conflicts = append(conflicts, f.clashes(c.Path)...)
+		for _, clash := range f.Clashes(c.Path) {
+			conflicts = append(conflicts, Conflict(clash))
+		}
 		p := now[c.Path]
 		if !same(State{Type: p.Type, Mode: p.Mode, UID: p.UID, GID: p.GID, Xattrs: p.Xattrs, Checksum: c.Before.Checksum}, c.Before) {
 			c.After.Mode, c.After.UID, c.After.GID, c.After.Xattrs = p.Mode, p.UID, p.GID, p.Xattrs
 		}
-		c.Before, c.Base, c.Text = p.State, f.ours, f.result
-		c.After.Checksum = textChecksum(f.result)
+		c.Before, c.Base, c.Text = p.State, f.Ours, f.Result
+		c.After.Checksum = textChecksum(f.Result)
 		changes[i] = c
 	}
 	if len(conflicts) > 0 {
@@ -255,7 +258,7 @@ func (a *application) prepareStep(c Change, p present) (*record, error) {
 		}
 	}
 	put := ""
-	if isAccounts(c.Path) && c.hasText() {
+	if accounts.Is(c.Path) && c.hasText() {
 		if put, err = a.saveText(c.Text, State{Type: Regular, Mode: 0o600}); err != nil {
 			return nil, err
 		}
@@ -293,11 +296,11 @@ func (s *store) rebase(r *record, now State, saved string) error {
 		return err
 	}
 	if f := merges[r.Path]; f != nil {
-		mergeAccounts(merges)
-		if saved, err = s.saveText(f.result, now); err != nil {
+		accounts.Merge(merges)
+		if saved, err = s.saveText(f.Result, now); err != nil {
 			return err
 		}
-		now.Checksum = textChecksum(f.result)
+		now.Checksum = textChecksum(f.Result)
 	}
 	r.Before, r.Saved = now, saved
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/liveapply/liveapply/internal/accounts"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/treediff"
 )
@@ -202,7 +203,7 @@ func (m *merge) visitFile(i int, local present) (outcome, error) {
 	switch {
 	case isDefault && c.New.Kind == ostree.KindDirectory:
 		return m.addAll(i)
-	case isDefault && isAccounts(c.Path) && c.New.Kind == ostree.KindFile:
+	case isDefault && accounts.Is(c.Path) && c.New.Kind == ostree.KindFile:
 		return m.keepFile(i, local, LocalChanged)
 	case isDefault:
 		return outcome{next: i + 1}, m.change(c, local)
@@ -363,7 +364,7 @@ func (m *merge) change(c treediff.Change, local present) error {
 // keepFile keeps a file, or plans that it is merged by entry.
 func (m *merge) keepFile(i int, local present, kind LocalKind) (outcome, error) {
 	c := m.changes[i]
-	if isAccounts(c.Path) && local.Type == Regular && c.New.Kind == ostree.KindFile {
+	if accounts.Is(c.Path) && local.Type == Regular && c.New.Kind == ostree.KindFile {
 		isText, err := m.addAccounts(c, local)
 		if err != nil || isText {
 			return outcome{next: i + 1, stays: true}, err

@@ -3,6 +3,8 @@ package etcmerge
 import (
 	"fmt"
 	"slices"
+
+	"github.com/liveapply/liveapply/internal/accounts"
 )
 
 // NewFile is a file that a tool made, such as ld.so.cache, or an account file as systemd-sysusers left it in a scratch copy of /etc.
@@ -35,7 +37,7 @@ func planFiles(dirs Dirs, files []NewFile) (*Plan, error) {
 	s := &store{etc: etc}
 	defer etc.close()
 	plan := &Plan{Extends: true}
-	merges := map[string]*accountMerge{}
+	merges := map[string]*accounts.File{}
 	for _, f := range files {
 		if err := checkPath(f.Path); err != nil || f.Path == "" {
 			return nil, fmt.Errorf("%q is no path of a file below /etc", f.Path)
@@ -44,11 +46,11 @@ func planFiles(dirs Dirs, files []NewFile) (*Plan, error) {
 			return nil, err
 		}
 	}
-	mergeAccounts(merges)
+	accounts.Merge(merges)
 	for i := range plan.Changes {
 		c := &plan.Changes[i]
 		if m := merges[c.Path]; m != nil {
-			c.Base, c.Text = m.ours, m.result
+			c.Base, c.Text = m.Ours, m.Result
 		}
 		c.After.Checksum = textChecksum(c.Text)
 	}
@@ -62,11 +64,11 @@ func planFiles(dirs Dirs, files []NewFile) (*Plan, error) {
 	return plan, nil
 }
 
-func (s *store) planFile(plan *Plan, merges map[string]*accountMerge, f NewFile) error {
+func (s *store) planFile(plan *Plan, merges map[string]*accounts.File, f NewFile) error {
 	var content []byte
 	var p present
 	var err error
-	if isAccounts(f.Path) {
+	if accounts.Is(f.Path) {
 		p, content, err = s.readNow(f.Path)
 	} else {
 		p, err = s.etc.look(f.Path)
@@ -91,12 +93,12 @@ func (s *store) planFile(plan *Plan, merges map[string]*accountMerge, f NewFile)
 			after.Mode = defaultMode(f.Path)
 		}
 	}
-	if isAccounts(f.Path) {
+	if accounts.Is(f.Path) {
 		base := f.Base
 		if base == nil {
 			base = content
 		}
-		merges[f.Path] = &accountMerge{base: base, ours: content, theirs: f.Content}
+		merges[f.Path] = &accounts.File{Base: base, Ours: content, Theirs: f.Content}
 	}
 	plan.Changes = append(plan.Changes, Change{Path: f.Path, Before: p.State, After: after, Text: f.Content})
 	return nil

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/accounts"
 )
 
 // Rollback takes back what was applied since the last Fold. Where a path still is what was put there it becomes what it was; where the administrator
@@ -188,8 +190,8 @@ type reversal struct {
 	section *section
 	result  *Result
 	kept    map[string]bool
-	merged  map[string]*accountMerge // account files that are merged back by entry
-	written map[string]written       // what some of these have become, by path
+	merged  map[string]*accounts.File // account files that are merged back by entry
+	written map[string]written        // what some of these have become, by path
 }
 
 func (b *reversal) run() error {

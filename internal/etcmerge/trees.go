@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/liveapply/liveapply/internal/accounts"
 )
 
 // The xattrs by which overlayfs keeps its own notes: Documentation/filesystems/overlayfs.rst in Linux.
@@ -164,4 +166,4 @@ func checkEntry(path string) error {
 }
 
 // IsAccounts tells whether a path relative to /etc is an account database, or the copy that the tools keep of one: what a tree cannot have.
-func IsAccounts(path string) bool { return isAccounts(strings.TrimSuffix(path, "-")) }
+func IsAccounts(path string) bool { return accounts.Is(strings.TrimSuffix(path, "-")) }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/accounts"
 	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/pkgdb"
@@ -191,7 +192,7 @@ func (c *choice) accounts() (map[string]ostree.Entry, error) {
 
 func (c *choice) accountsIn(dir string, made map[string]ostree.Entry) error {
 	ours, theirs := map[string][]byte{}, map[string][]byte{}
-	for _, name := range etcmerge.AccountFiles() {
+	for _, name := range accounts.Files() {
 		var err error
 		if ours[name], err = c.readAccounts(c.base, dir+name); err != nil {
 			return err

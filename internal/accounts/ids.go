@@ -1,4 +1,4 @@
-package etcmerge
+package accounts
 
 import (
 	"cmp"
@@ -16,16 +16,22 @@ type idRange struct {
 	local       bool // it is not in theirs
 }
 
-// clashes tells where an entry that arrives has a number that a local one has already. Two entries of the target, or two local ones, that
+// Clash is a number that two entries of a merged file would have.
+type Clash struct {
+	Path   string // of the file, below /etc
+	Reason string // what is wrong, and what to do
+}
+
+// Clashes tells where an entry that arrives has a number that a local one has already. Two entries of the target, or two local ones, that
 // share a number do so on purpose.
-func (f *accountMerge) clashes(path string) []Conflict {
-	format := accountFormats[path]
+func (f *File) Clashes(path string) []Clash {
+	format := formats[path]
 	if format.ids == noID {
 		return nil
 	}
-	ours, theirs := rangesIn(path, f.ours), rangesIn(path, f.theirs)
+	ours, theirs := rangesIn(path, f.Ours), rangesIn(path, f.Theirs)
 	var all []idRange
-	for r := range rangesIn(path, f.result) {
+	for r := range rangesIn(path, f.Result) {
 		_, isOurs := ours[r]
 		_, isTheirs := theirs[r]
 		r.arrives, r.local = !isOurs, !isTheirs
@@ -34,15 +40,15 @@ func (f *accountMerge) clashes(path string) []Conflict {
 	slices.SortFunc(all, func(a, b idRange) int {
 		return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last), strings.Compare(a.owner, b.owner))
 	})
-	var conflicts []Conflict
+	var found []Clash
 	var arrived, local reach
 	for i := range all {
 		r := &all[i]
 		if other := local.into(r); r.arrives && other != nil {
-			conflicts = append(conflicts, format.clash(path, *r, *other))
+			found = append(found, format.clash(path, *r, *other))
 		}
 		if other := arrived.into(r); r.local && other != nil {
-			conflicts = append(conflicts, format.clash(path, *other, *r))
+			found = append(found, format.clash(path, *other, *r))
 		}
 		if r.arrives {
 			arrived.add(r)
@@ -51,7 +57,7 @@ func (f *accountMerge) clashes(path string) []Conflict {
 			local.add(r)
 		}
 	}
-	return conflicts
+	return found
 }
 
 // reach is how far the ranges of a sort reach, of those that begin no later than the present one.
@@ -93,7 +99,7 @@ func rangesIn(path string, content []byte) map[idRange]struct{} {
 			continue
 		}
 		r := idRange{owner: e.name}
-		if accountFormats[path].ids == idRanges {
+		if formats[path].ids == idRanges {
 			start, err := strconv.ParseUint(fields[1], 10, 32)
 			count, err2 := strconv.ParseUint(fields[2], 10, 32)
 			if err != nil || err2 != nil || count == 0 {
@@ -113,16 +119,16 @@ func rangesIn(path string, content []byte) map[idRange]struct{} {
 }
 
 // clash says what to do. Names are cut where no real one is as long (LOGIN_NAME_MAX): one is told of many times.
-func (f accountFormat) clash(path string, arriving, local idRange) Conflict {
+func (f format) clash(path string, arriving, local idRange) Clash {
 	arriving.owner, local.owner = fmt.Sprintf("%.256s", arriving.owner), fmt.Sprintf("%.256s", local.owner)
 	if f.ids == idRanges {
-		return Conflict{path, fmt.Sprintf("the target gives %s the ids %d to %d, but the local owner %s has %d to %d: give %s another range, and apply again",
+		return Clash{path, fmt.Sprintf("the target gives %s the ids %d to %d, but the local owner %s has %d to %d: give %s another range, and apply again",
 			arriving.owner, arriving.first, arriving.last, local.owner, local.first, local.last, local.owner)}
 	}
 	what, id, command := "user", "uid", "usermod -u"
 	if path == "group" {
 		what, id, command = "group", "gid", "groupmod -g"
 	}
-	return Conflict{path, fmt.Sprintf("the target's %s %s and the local %s %s both have the %s %d: give %s another one (%s), change the owner of its files, and apply again",
+	return Clash{path, fmt.Sprintf("the target's %s %s and the local %s %s both have the %s %d: give %s another one (%s), change the owner of its files, and apply again",
 		what, arriving.owner, what, local.owner, id, arriving.first, local.owner, command)}
 }

@@ -1,15 +1,16 @@
-package etcmerge
+// Package accounts merges account files (passwd(5), group(5), shadow(5), gshadow(5), subuid(5), subgid(5)) three ways, by entry. All of it is pure: bytes in, bytes
+// out.
+package accounts
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strings"
 )
 
-// Account files are merged by entry. All of this is pure: bytes in, bytes out.
-
-// accountFormat is how the entries of an account file are told apart and merged.
-type accountFormat struct {
+// format is how the entries of an account file are told apart and merged.
+type format struct {
 	lists  []int  // fields that are lists of names: members are merged one by one
 	shadow string // the file that has the passwords of this one's entries
 	ids    idField
@@ -24,7 +25,7 @@ const (
 	idRanges         // fields 1 and 2, start and count: subuid(5), subgid(5); an owner may have several
 )
 
-var accountFormats = map[string]accountFormat{
+var formats = map[string]format{
 	"passwd":  {shadow: "shadow", ids: oneID},
 	"group":   {lists: []int{3}, shadow: "gshadow", ids: oneID},
 	"shadow":  {},
@@ -33,25 +34,31 @@ var accountFormats = map[string]accountFormat{
 	"subgid":  {ids: idRanges},
 }
 
-// isAccounts tells whether a path below /etc is an account file.
-func isAccounts(path string) bool {
-	_, ok := accountFormats[path]
+// Files are the names, below /etc, of the files that are merged by entry.
+func Files() []string { return slices.Sorted(maps.Keys(formats)) }
+
+// ShadowOf names the file that has the passwords of the entries of another one; "" if there is none.
+func ShadowOf(path string) string { return formats[path].shadow }
+
+// Is tells whether a path below /etc is an account file.
+func Is(path string) bool {
+	_, ok := formats[path]
 	return ok
 }
 
-// accountMerge is a three-way merge of one account file. Going forth: base is the old default, ours what is in /etc, theirs the new
+// File is a three-way merge of one account file. Going forth: base is the old default, ours what is in /etc, theirs the new
 // default. Going back: base is what was put, ours what is in /etc, theirs what was there before.
-type accountMerge struct {
-	base, ours, theirs []byte
-	result             []byte
+type File struct {
+	Base, Ours, Theirs []byte
+	Result             []byte // set by Merge
 }
 
-// mergeAccounts fills in the results, by path. A user or group that comes or goes does so in passwd and shadow, group and gshadow alike.
-func mergeAccounts(files map[string]*accountMerge) {
+// Merge fills in the results, by path. A user or group that comes or goes does so in passwd and shadow, group and gshadow alike.
+func Merge(files map[string]*File) {
 	for path, f := range files {
-		f.result = mergeEntries(path, f.base, f.ours, f.theirs)
+		f.Result = mergeEntries(path, f.Base, f.Ours, f.Theirs)
 	}
-	for path, format := range accountFormats {
+	for path, format := range formats {
 		names, shadow := files[path], files[format.shadow]
 		if names != nil && shadow != nil {
 			alignShadow(names, shadow)
@@ -84,7 +91,7 @@ func parseEntries(path string, content []byte) []entry {
 		name, _, ok := strings.Cut(line, ":")
 		if ok && name != "" && !strings.ContainsAny(name[:1], "+-#") {
 			e.name = name
-			if accountFormats[path].ids != idRanges {
+			if formats[path].ids != idRanges {
 				e.key = entryKey{text: name, named: true}
 			}
 		}
@@ -147,7 +154,7 @@ func mergeEntries(path string, base, ours, theirs []byte) []byte {
 		b, wasThere := inBase[o.key]
 		t, isTheirs := inTheirs[o.key]
 		if isTheirs {
-			o.text = mergeEntry(accountFormats[path].lists, b.text, o.text, t.text)
+			o.text = mergeEntry(formats[path].lists, b.text, o.text, t.text)
 		}
 		if isTheirs || !wasThere || o.text != b.text {
 			result = append(result, o)
@@ -220,11 +227,11 @@ func setOf(names []string) map[string]bool {
 
 // alignShadow makes the shadow file follow what the merge decided about the names: an entry that one side changed in one file and the other
 // removed from both would otherwise stay in one only.
-func alignShadow(names, shadow *accountMerge) {
-	had, has := namesIn(names.ours), namesIn(names.result)
+func alignShadow(names, shadow *File) {
+	had, has := namesIn(names.Ours), namesIn(names.Result)
 	var kept []entry
 	in := map[string]bool{}
-	for _, e := range parseEntries("shadow", shadow.result) {
+	for _, e := range parseEntries("shadow", shadow.Result) {
 		if e.name != "" && had[e.name] && !has[e.name] {
 			continue
 		}
@@ -239,10 +246,10 @@ func alignShadow(names, shadow *accountMerge) {
 			}
 		}
 	}
-	arrive(shadow.ours, func(string) bool { return true })
-	arrive(shadow.theirs, func(name string) bool { return !had[name] })
-	if result := formatEntries(kept); !bytes.Equal(result, formatEntries(parseEntries("shadow", shadow.result))) {
-		shadow.result = result
+	arrive(shadow.Ours, func(string) bool { return true })
+	arrive(shadow.Theirs, func(name string) bool { return !had[name] })
+	if result := formatEntries(kept); !bytes.Equal(result, formatEntries(parseEntries("shadow", shadow.Result))) {
+		shadow.Result = result
 	}
 }
 

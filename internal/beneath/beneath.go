@@ -41,6 +41,13 @@ func OpenDir(dir *os.File, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// CloseAll closes files.
+func CloseAll(files []*os.File) {
+	for _, file := range files {
+		file.Close()
+	}
+}
+
 // Stat looks at an entry of a directory, and not at what a link there leads to; nil if there is none.
 func Stat(dir *os.File, name string) (*unix.Stat_t, error) {
 	var st unix.Stat_t

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/beneath"
+	"github.com/liveapply/liveapply/internal/inode"
 	"github.com/liveapply/liveapply/internal/ostree"
 )
 
@@ -53,15 +54,18 @@ func createSymlink(dir int, name, target string, state State) error {
 	if err := unix.Symlinkat(target, dir, name); err != nil {
 		return err
 	}
-	if err := unix.Fchownat(dir, name, int(state.UID), int(state.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("set the owner: %w", err)
-	}
-	for _, x := range state.Xattrs {
-		if err := unix.Lsetxattr(beneath.Path(dir, name), string(x.Name), x.Value, 0); err != nil {
-			return fmt.Errorf("set xattr %q: %w", x.Name, err)
+	return attributesOf(state, state.Xattrs).SetLink(dir, name)
+}
+
+// attributesOf are those of a state, with other xattrs.
+func attributesOf(state State, xattrs []Xattr) inode.Attributes {
+	return inode.Attributes{UID: state.UID, GID: state.GID, Mode: state.Mode, Xattrs: func(yield func(string, []byte) bool) {
+		for _, x := range xattrs {
+			if !yield(string(x.Name), x.Value) {
+				return
+			}
 		}
-	}
-	return nil
+	}}
 }
 
 // setAttributes gives an open file or directory its owner, mode and xattrs.
@@ -74,18 +78,10 @@ func setAttributes(fd int, state State) error {
 	return writeAttributes(fd, state, set, remove)
 }
 
-// writeAttributes does it in this order because chown clears the set-id bits and security.capability.
+// writeAttributes does so with xattrs that differ.
 func writeAttributes(fd int, state State, set, remove []Xattr) error {
-	if err := unix.Fchown(fd, int(state.UID), int(state.GID)); err != nil {
-		return fmt.Errorf("set the owner: %w", err)
-	}
-	if err := unix.Fchmod(fd, state.Mode); err != nil {
-		return fmt.Errorf("set the mode: %w", err)
-	}
-	for _, x := range set {
-		if err := unix.Fsetxattr(fd, string(x.Name), x.Value, 0); err != nil {
-			return fmt.Errorf("set xattr %q: %w", x.Name, err)
-		}
+	if err := attributesOf(state, set).Set(fd); err != nil {
+		return err
 	}
 	for _, x := range remove {
 		if err := unix.Fremovexattr(fd, string(x.Name)); err != nil && !errors.Is(err, unix.ENODATA) {

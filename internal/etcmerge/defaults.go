@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -117,7 +118,7 @@ func (m *merge) touched(path string, old ostree.Entry) (bool, error) {
 		return err == nil, err
 	}
 	for _, name := range names {
-		child := join(path, name)
+		child := filepath.Join(path, name)
 		p, err := m.etc.stat(child)
 		if err != nil {
 			return false, err
@@ -178,11 +179,4 @@ func xattrDifference(have, want []Xattr) (set, remove []Xattr) {
 		}
 	}
 	return set, remove
-}
-
-func join(dir, name string) string {
-	if dir == "" {
-		return name
-	}
-	return dir + "/" + name
 }

@@ -117,14 +117,6 @@ func comparePaths(a, b string) int {
 	return len(a) - len(b)
 }
 
-// under tells whether path is below dir. Everything is below "", but not "" itself.
-func under(path, dir string) bool {
-	if dir == "" {
-		return path != ""
-	}
-	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
-}
-
 // split returns the directory of a path, and the name in it. The root is "." in itself.
 func split(path string) (dir, name string) {
 	if path == "" {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/liveapply/liveapply/internal/fuzztest"
+	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // perByte is how much memory may be taken for a byte of a journal: the least that a record can be is a
@@ -70,7 +71,7 @@ func checkJournal(t *testing.T, data []byte) {
 				t.Errorf("directory %q leads elsewhere, or cannot be found", path)
 			}
 			for _, r := range s.below(path) {
-				if !under(r.Path, path) {
+				if !treediff.Below(r.Path, path) {
 					t.Errorf("%q is not below %q", r.Path, path)
 				}
 			}

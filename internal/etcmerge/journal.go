@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // The undo journal is one file in the Store. It is replaced as a whole, by rename, and always before what it describes is done to /etc:
@@ -134,7 +135,7 @@ func (s *section) sort() {
 func (s *section) below(path string) []record {
 	start, _ := slices.BinarySearchFunc(s.Records, path, func(r record, path string) int { return comparePaths(r.Path, path) })
 	end := start
-	for end < len(s.Records) && (s.Records[end].Path == path || under(s.Records[end].Path, path)) {
+	for end < len(s.Records) && (s.Records[end].Path == path || treediff.Below(s.Records[end].Path, path)) {
 		end++
 	}
 	if start < end && s.Records[start].Path == path {

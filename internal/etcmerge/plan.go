@@ -322,7 +322,7 @@ func (m *merge) addAll(i int) (outcome, error) {
 // visitBelow decides about everything that is below the change at index i.
 func (m *merge) visitBelow(i int) (outcome, error) {
 	all := outcome{next: i + 1}
-	for all.next < len(m.changes) && under(m.changes[all.next].Path, m.changes[i].Path) {
+	for all.next < len(m.changes) && treediff.Below(m.changes[all.next].Path, m.changes[i].Path) {
 		one, err := m.visit(all.next)
 		if err != nil {
 			return all, err
@@ -335,7 +335,7 @@ func (m *merge) visitBelow(i int) (outcome, error) {
 // after returns the index of the first change that is not below the one at index i.
 func (m *merge) after(i int) int {
 	next := i + 1
-	for next < len(m.changes) && under(m.changes[next].Path, m.changes[i].Path) {
+	for next < len(m.changes) && treediff.Below(m.changes[next].Path, m.changes[i].Path) {
 		next++
 	}
 	return next

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -148,7 +149,7 @@ func (p *putting) below(path string, want *layered, in inside) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(below)) {
-		if err := p.visit(join(path, name), below[name], in); err != nil {
+		if err := p.visit(filepath.Join(path, name), below[name], in); err != nil {
 			return err
 		}
 	}

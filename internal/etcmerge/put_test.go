@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // newPutLab is a lab without OSTree: an /etc that a script made, of a time long ago.
@@ -152,7 +154,7 @@ func TestPut(t *testing.T) {
 			wantPaths(t, "changed by another Put of the same", again.Changed)
 			wantPaths(t, "restored by another Put of the same", again.Restored)
 			below := func(path string) bool {
-				return slices.ContainsFunc(c.kept, func(dir string) bool { return under(path, dir) })
+				return slices.ContainsFunc(c.kept, func(dir string) bool { return treediff.Below(path, dir) })
 			}
 			wantPaths(t, "kept by another Put of the same", again.Kept, slices.DeleteFunc(slices.Clone(c.kept), below)...)
 			wantSame(t, "/etc after another Put of the same", now, l.etc())

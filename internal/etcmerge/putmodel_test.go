@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // A generated tree: by path, "mask", "dir", "opaque", "link …" or a file's content. Names that begin with d are directories wherever they are, unless
@@ -20,7 +22,7 @@ type putTree map[string]string
 
 func drawPutTree(t *rapid.T, dir string, depth int, isEtc bool, tree putTree) {
 	for _, name := range []string{"d1", "d2", "f1", "f2", "x"} {
-		path := join(dir, name)
+		path := filepath.Join(dir, name)
 		isDir := name[0] == 'd' || name == "x" && !isEtc && rapid.Bool().Draw(t, "dir")
 		kinds := []string{"", "", "1", "2", "link 1", "mask"}
 		if isDir {
@@ -186,7 +188,7 @@ func (m *putModel) spareTheirs(tree putTree) {
 		for dir, _ := split(path); dir != ""; dir, _ = split(dir) {
 			if kind := tree[dir]; kind != "" && kind != "dir" {
 				delete(tree, dir)
-				maps.DeleteFunc(tree, func(p, _ string) bool { return under(p, dir) })
+				maps.DeleteFunc(tree, func(p, _ string) bool { return treediff.Below(p, dir) })
 			}
 		}
 	}
@@ -231,7 +233,7 @@ func (m *putModel) edit() {
 		}
 	}
 	slices.Sort(dirs)
-	path := join(rapid.SampledFrom(dirs).Draw(m.t, "where"), rapid.SampledFrom([]string{"f1", "f2", "f3"}).Draw(m.t, "what"))
+	path := filepath.Join(rapid.SampledFrom(dirs).Draw(m.t, "where"), rapid.SampledFrom([]string{"f1", "f2", "f3"}).Draw(m.t, "what"))
 	parent, err := os.Lstat(filepath.Join(m.own, filepath.Dir(path)))
 	if err != nil || !parent.IsDir() || slices.Contains(strings.Split(path, "/"), "x") {
 		return

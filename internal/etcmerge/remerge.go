@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -81,7 +82,7 @@ func (m *remerge) visit(path string) error {
 		return err
 	}
 	for _, name := range names {
-		if err := m.visit(join(path, name)); err != nil {
+		if err := m.visit(filepath.Join(path, name)); err != nil {
 			return err
 		}
 	}

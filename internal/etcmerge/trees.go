@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -90,7 +91,7 @@ func (l *layered) read(ctx context.Context, path string) error {
 		if entry.Type != Directory {
 			continue
 		}
-		if err := entry.read(ctx, join(path, name)); err != nil {
+		if err := entry.read(ctx, filepath.Join(path, name)); err != nil {
 			return err
 		}
 	}
@@ -99,7 +100,7 @@ func (l *layered) read(ctx context.Context, path string) error {
 
 // add adds what a tree has, below what those above it have.
 func (l *layered) add(tree *root, dir, name string) error {
-	entry, err := entryOf(tree, join(dir, name))
+	entry, err := entryOf(tree, filepath.Join(dir, name))
 	if err != nil {
 		return err
 	}

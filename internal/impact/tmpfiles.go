@@ -2,7 +2,10 @@ package impact
 
 import (
 	"path"
+	"slices"
 	"strings"
+
+	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // tmpfilesChanging are the types of lines of tmpfiles.d(5) that change or remove what is there, and tmpfilesReplacing those that do with a +.
@@ -39,13 +42,7 @@ func isChanging(does string) bool {
 }
 
 func isBelowRunOrVar(where string) bool {
-	where = path.Clean(where)
-	for _, prefix := range tmpfilesPrefixes {
-		if where == prefix || strings.HasPrefix(where, prefix+"/") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(tmpfilesPrefixes, func(prefix string) bool { return treediff.Within(path.Clean(where), prefix) })
 }
 
 // unquoted takes the quotes off a word; the end of one with spaces is not needed.

@@ -14,25 +14,19 @@ import (
 var epoch = []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {}}
 
 // setAttributes makes the directory fd what its new dirmeta says. It comes last, since every entry that is
-// added changes the modification time; and chown clears the setuid and setgid bits, so that comes before chmod.
+// added changes the modification time.
 func (b *builder) setAttributes(fd int, change treediff.Change, opaque bool) error {
 	meta, err := b.repo.Dirmeta(change.New.Meta)
 	if err != nil {
 		return err
 	}
-	if err := unix.Fchown(fd, int(meta.UID), int(meta.GID)); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", meta.UID, meta.GID, err)
-	}
-	if err := unix.Fchmod(fd, meta.Mode&0o7777); err != nil {
-		return fmt.Errorf("chmod %#o: %w", meta.Mode&0o7777, err)
-	}
 	for _, xattr := range meta.Xattrs {
 		if err := checkXattr(xattr.Name); err != nil {
 			return err
 		}
-		if err := unix.Fsetxattr(fd, xattr.Name, xattr.Value, 0); err != nil {
-			return fmt.Errorf("setting xattr %s: %w", xattr.Name, err)
-		}
+	}
+	if err := meta.Attributes().Set(fd); err != nil {
+		return err
 	}
 	if opaque {
 		if err := unix.Fsetxattr(fd, overlayXattrs+"opaque", []byte("y"), 0); err != nil {

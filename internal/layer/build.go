@@ -75,7 +75,7 @@ func entries(dir string, below []treediff.Change) []entry {
 	for len(below) > 0 {
 		change := below[0]
 		// The changes below it follow it without a gap.
-		end := 1 + sort.Search(len(below)-1, func(i int) bool { return !within(below[1+i].Path, change.Path) })
+		end := 1 + sort.Search(len(below)-1, func(i int) bool { return !treediff.Within(below[1+i].Path, change.Path) })
 		list = append(list, entry{strings.TrimPrefix(change.Path[len(dir):], "/"), change, below[1:end]})
 		below = below[end:]
 	}

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/ostree"
 )
 
@@ -41,19 +40,10 @@ func copySymlink(dir int, name string, file *ostree.File) error {
 	if err := unix.Symlinkat(file.Target, dir, name); err != nil {
 		return fmt.Errorf("symlink: %w", err)
 	}
-	if err := unix.Fchownat(dir, name, int(file.UID), int(file.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", file.UID, file.GID, err)
-	}
-	path := beneath.Path(dir, name)
-	for _, xattr := range file.Xattrs {
-		if err := unix.Lsetxattr(path, xattr.Name, xattr.Value, 0); err != nil {
-			return fmt.Errorf("setting xattr %s: %w", xattr.Name, err)
-		}
-	}
-	return nil
+	return file.Attributes().SetLink(dir, name)
 }
 
-// copyRegular sets the attributes after the content, which would clear some, and the mode after the owner for the same reason.
+// copyRegular sets the attributes after the content, which would clear some.
 func (b *builder) copyRegular(dir int, name string, object ostree.Checksum, file *ostree.File) error {
 	from, err := openFile(b.repo.Fd(), b.repo.FilePath(object), unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
@@ -75,22 +65,7 @@ func (b *builder) copyRegular(dir int, name string, object ostree.Checksum, file
 		}
 	}
 	b.bytes.Add(file.Size)
-	return setFileAttributes(int(to.Fd()), file)
-}
-
-func setFileAttributes(fd int, file *ostree.File) error {
-	if err := unix.Fchown(fd, int(file.UID), int(file.GID)); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", file.UID, file.GID, err)
-	}
-	if err := unix.Fchmod(fd, file.Mode&0o7777); err != nil {
-		return fmt.Errorf("chmod %#o: %w", file.Mode&0o7777, err)
-	}
-	for _, xattr := range file.Xattrs {
-		if err := unix.Fsetxattr(fd, xattr.Name, xattr.Value, 0); err != nil {
-			return fmt.Errorf("setting xattr %s: %w", xattr.Name, err)
-		}
-	}
-	return nil
+	return file.Attributes().Set(int(to.Fd()))
 }
 
 func openFile(dir int, name string, flags int) (*os.File, error) {

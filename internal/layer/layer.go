@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -91,9 +90,9 @@ func Keep(changes []treediff.Change, path string) ([]treediff.Change, error) {
 	var kept []treediff.Change
 	for _, change := range changes {
 		switch {
-		case within(change.Path, path):
+		case treediff.Within(change.Path, path):
 			continue
-		case within(path, change.Path) && change.New.Kind != ostree.KindDirectory:
+		case treediff.Within(path, change.Path) && change.New.Kind != ostree.KindDirectory:
 			change.New = change.Old
 		}
 		kept = append(kept, change)
@@ -108,9 +107,4 @@ func indexFunc(changes []treediff.Change, f func(treediff.Change) bool) int {
 		}
 	}
 	return -1
-}
-
-// within tells whether path is dir or below it.
-func within(path, dir string) bool {
-	return dir == "" || strings.HasPrefix(path, dir) && (len(path) == len(dir) || path[len(dir)] == '/')
 }

@@ -114,16 +114,8 @@ func (file *File) apply(fd int) error {
 	if file == nil {
 		return unix.Fchmod(fd, 0o644)
 	}
-	if err := unix.Fchown(fd, int(file.UID), int(file.GID)); err != nil {
-		return fmt.Errorf("set the owner: %w", err)
-	}
-	for _, xattr := range file.Xattrs {
-		if err := unix.Fsetxattr(fd, xattr.Name, xattr.Value, 0); err != nil {
-			return fmt.Errorf("set the xattr %s: %w", xattr.Name, err)
-		}
-	}
-	if err := unix.Fchmod(fd, file.Mode&^unix.S_IFMT); err != nil { // after the owner, which takes setuid away
-		return fmt.Errorf("set the mode: %w", err)
+	if err := file.Attributes().Set(fd); err != nil {
+		return err
 	}
 	// The modification time of all file objects (OSTREE_TIMESTAMP).
 	return unix.Futimes(fd, make([]unix.Timeval, 2))

@@ -4,10 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 
-	"github.com/liveapply/liveapply/internal/gvariant"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/gvariant"
+	"github.com/liveapply/liveapply/internal/inode"
 )
 
 // Kind tells what a tree has at a path.
@@ -75,6 +78,26 @@ type Dirtree struct {
 type Xattr struct {
 	Name  string
 	Value []byte
+}
+
+func eachXattr(xattrs []Xattr) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		for _, xattr := range xattrs {
+			if !yield(xattr.Name, xattr.Value) {
+				return
+			}
+		}
+	}
+}
+
+// Attributes are those of a file.
+func (f *File) Attributes() inode.Attributes {
+	return inode.Attributes{UID: f.UID, GID: f.GID, Mode: f.Mode, Xattrs: eachXattr(f.Xattrs)}
+}
+
+// Attributes are those of a directory.
+func (d *Dirmeta) Attributes() inode.Attributes {
+	return inode.Attributes{UID: d.UID, GID: d.GID, Mode: d.Mode, Xattrs: eachXattr(d.Xattrs)}
 }
 
 // Dirmeta is what a directory is. Mode includes S_IFDIR. Xattrs are sorted by name.

@@ -2,6 +2,7 @@ package partial
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -33,7 +34,7 @@ func (m *mixer) directory(path string, base, other ostree.Tree, withDirectory bo
 	}
 	mixed := &ostree.Dirtree{}
 	for _, name := range names(baseTree, otherTree) {
-		entry, err := m.entry(join(path, name), baseTree.Entry(name), otherTree.Entry(name), withDirectory)
+		entry, err := m.entry(filepath.Join(path, name), baseTree.Entry(name), otherTree.Entry(name), withDirectory)
 		if err != nil {
 			return ostree.Checksum{}, err
 		}
@@ -139,11 +140,4 @@ func names(trees ...*ostree.Dirtree) []string {
 	}
 	slices.SortFunc(list, strings.Compare)
 	return slices.Compact(list)
-}
-
-func join(dir, name string) string {
-	if dir == "" {
-		return name
-	}
-	return dir + "/" + name
 }

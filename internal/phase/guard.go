@@ -18,6 +18,7 @@ import (
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
 	"github.com/liveapply/liveapply/internal/report"
+	"github.com/liveapply/liveapply/internal/treediff"
 )
 
 // refuseUnlocked makes sure that nobody else has put something on /usr.
@@ -208,7 +209,7 @@ func (p *preparation) refuseLostMounts() error {
 		return err
 	}
 	for _, mount := range usr.Submounts {
-		if isBelowAny(mount, usr.Submounts) {
+		if slices.ContainsFunc(usr.Submounts, func(other string) bool { return treediff.Below(mount, other) }) {
 			continue // its mount point is in the other mount
 		}
 		if _, err := p.storage.Repo.Lookup(commit.Root, filepath.Join(machine.UsrTree, mount)); errors.Is(err, fs.ErrNotExist) {
@@ -218,10 +219,6 @@ func (p *preparation) refuseLostMounts() error {
 		}
 	}
 	return nil
-}
-
-func isBelowAny(path string, others []string) bool {
-	return slices.ContainsFunc(others, func(other string) bool { return strings.HasPrefix(path, other+"/") })
 }
 
 // refuseTooLittleSpace compares what the layer and the new /etc need with what is free.

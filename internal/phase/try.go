@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/beneath"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/underlay"
@@ -28,7 +29,7 @@ func (p *preparation) try(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer closeAll(executors)
+		defer beneath.CloseAll(executors)
 		for _, file := range executors {
 			programs = append(programs, underlay.Program{Name: "what the running systemd starts programs with, " + executor, File: file, Args: []string{"--version"}})
 		}
@@ -59,7 +60,7 @@ func (p *preparation) executors() ([]*os.File, error) {
 			continue
 		}
 		if err != nil {
-			closeAll(files)
+			beneath.CloseAll(files)
 			return nil, fmt.Errorf("trying the target: %w", err)
 		}
 		if len(files) > 0 && sameFile(files[0], file) {
@@ -75,10 +76,4 @@ func (p *preparation) executors() ([]*os.File, error) {
 func sameFile(a, b *os.File) bool {
 	var first, second unix.Stat_t
 	return unix.Fstat(int(a.Fd()), &first) == nil && unix.Fstat(int(b.Fd()), &second) == nil && first.Ino == second.Ino
-}
-
-func closeAll(files []*os.File) {
-	for _, file := range files {
-		file.Close()
-	}
 }

@@ -7,12 +7,14 @@ package treediff
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync/atomic"
 
-	"github.com/liveapply/liveapply/internal/ostree"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/liveapply/liveapply/internal/ostree"
 )
 
 // Change is a path at which two trees differ.
@@ -145,7 +147,7 @@ func (p *part) fill(path string, old, new *ostree.Dirtree) error {
 		if len(path)+1+len(name) >= maxPath {
 			return fmt.Errorf("directory %.64q…: the path of %q in it has %d bytes or more: no Linux path can name it", "/"+path, name, maxPath)
 		}
-		change.Path = join(path, name)
+		change.Path = filepath.Join(path, name)
 		p.changes = append(p.changes, change)
 	}
 	p.below = make([]*part, len(p.changes))
@@ -160,13 +162,6 @@ func (p *part) appendTo(changes []Change) []Change {
 		}
 	}
 	return changes
-}
-
-func join(dir, name string) string {
-	if dir == "" {
-		return name
-	}
-	return dir + "/" + name
 }
 
 // cursor walks over a dirtree's files and directories as one sorted list.
@@ -208,3 +203,14 @@ func earlier(left, right *cursor) (string, bool) {
 	}
 	return r, okRight
 }
+
+// Below tells whether a path is below a directory. Everything is below "", the root, but not "" itself.
+func Below(path, dir string) bool {
+	if dir == "" {
+		return path != ""
+	}
+	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
+}
+
+// Within tells whether a path is a directory, or below it.
+func Within(path, dir string) bool { return path == dir || Below(path, dir) }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // The carry directory holds what is mounted differently below the visible tree and below the one that a collapse uncovers:
@@ -64,7 +66,7 @@ func (u Usr) checkMountPoints(now table, n int, differing []string) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(mounts)
+	defer beneath.CloseAll(mounts)
 	return InMountNamespace(func() error {
 		if err := u.uncoverTo(n); err != nil {
 			return err
@@ -80,7 +82,7 @@ func (u Usr) checkMountPoints(now table, n int, differing []string) error {
 		}
 		defer tree.Close()
 		points, err := openMountPoints(tree, u.Path, carried, mounts)
-		closeAll(points)
+		beneath.CloseAll(points)
 		return err
 	})
 }

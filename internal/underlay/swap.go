@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // assemble puts clones of what is mounted at the submounts into the overlay next. For that it has to be attached
@@ -21,12 +23,12 @@ func (u Usr) assemble(next *os.File, submounts []string) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(clones)
+	defer beneath.CloseAll(clones)
 	points, err := openMountPoints(next, u.Path, submounts, clones)
 	if err != nil {
 		return err
 	}
-	defer closeAll(points)
+	defer beneath.CloseAll(points)
 	if err := mkdir(u.nextDir()); err != nil {
 		return err
 	}
@@ -47,7 +49,7 @@ func (u Usr) cloneAll(submounts []string) (clones []*os.File, err error) {
 	for _, submount := range submounts {
 		clone, err := cloneTree(filepath.Join(u.Path, submount), true)
 		if err != nil {
-			closeAll(clones)
+			beneath.CloseAll(clones)
 			return nil, err
 		}
 		clones = append(clones, clone)
@@ -61,7 +63,7 @@ func openMountPoints(tree *os.File, path string, submounts []string, mounts []*o
 	for i, submount := range submounts {
 		point, err := openMountPoint(tree, submount, mounts[i])
 		if err != nil {
-			closeAll(points)
+			beneath.CloseAll(points)
 			return nil, fmt.Errorf("%s is a mount point, but cannot be one in the other tree: unmount it first (%w)", filepath.Join(path, submount), err)
 		}
 		points = append(points, point)
@@ -98,12 +100,6 @@ func mode(f *os.File) (uint32, error) {
 		return 0, fmt.Errorf("fstat %s: %w", f.Name(), err)
 	}
 	return st.Mode & unix.S_IFMT, nil
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
 }
 
 // attach shows the tree next at Path. It reports whether the tree before stays beneath.

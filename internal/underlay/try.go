@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/beneath"
 )
 
 // tryLimit is how long a tried program may take. It is one like /usr/bin/true.
@@ -72,7 +74,7 @@ func (u Usr) mountCandidate(stack Stack) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(clones)
+	defer beneath.CloseAll(clones)
 	if err := u.uncoverTo(0); err != nil {
 		return err
 	}
@@ -85,7 +87,7 @@ func (u Usr) mountCandidate(stack Stack) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(points)
+	defer beneath.CloseAll(points)
 	if err := moveMount(candidate, u.Path, 0); err != nil {
 		return err
 	}

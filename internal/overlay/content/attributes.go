@@ -1,12 +1,12 @@
 package content
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/inode"
 	"github.com/liveapply/liveapply/internal/overlay"
 	"github.com/liveapply/liveapply/internal/xattr"
 )
@@ -30,18 +30,21 @@ func attributesOf(path string, st *unix.Stat_t) (attributes, error) {
 	return a, err
 }
 
-// set gives an open file or directory its attributes: xattrs and mode after the owner, since chown clears some of them.
-func (a attributes) set(fd int) error {
-	if err := unix.Fchown(fd, int(a.uid), int(a.gid)); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", a.uid, a.gid, err)
-	}
-	if err := unix.Fchmod(fd, a.mode); err != nil {
-		return fmt.Errorf("chmod %#o: %w", a.mode, err)
-	}
-	for name, value := range a.xattrs {
-		if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil {
-			return fmt.Errorf("setting xattr %s: %w", name, err)
+// inode returns all but the time.
+func (a attributes) inode() inode.Attributes {
+	return inode.Attributes{UID: a.uid, GID: a.gid, Mode: a.mode, Xattrs: func(yield func(string, []byte) bool) {
+		for name, value := range a.xattrs {
+			if !yield(name, []byte(value)) {
+				return
+			}
 		}
+	}}
+}
+
+// set gives an open file or directory its attributes.
+func (a attributes) set(fd int) error {
+	if err := a.inode().Set(fd); err != nil {
+		return err
 	}
 	if a.mtime.IsZero() {
 		return nil

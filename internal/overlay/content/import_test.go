@@ -67,7 +67,7 @@ func TestAnImageLandsWhereItBelongs(t *testing.T) {
 				t.Errorf("content (-want +got):\n%s", diff)
 			}
 			tree := p.Tree()
-			if inode(tree+"/usr/share/y") != inode(tree+"/usr/share/other-name") {
+			if inodeOf(tree+"/usr/share/y") != inodeOf(tree+"/usr/share/other-name") {
 				t.Error("the hard link is another file")
 			}
 			text := strings.Join(lines(t, tree), "")

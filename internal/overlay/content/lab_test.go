@@ -228,7 +228,7 @@ func lines(t tester, dir string) []string {
 }
 
 // inode is 0 if nothing is there.
-func inode(path string) uint64 {
+func inodeOf(path string) uint64 {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil {
 		return 0

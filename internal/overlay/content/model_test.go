@@ -200,7 +200,7 @@ func TestOverlaysAreWhatAModelSays(t *testing.T) {
 			}
 			for path, what := range wanted {
 				same := what != "opaque" && what != "mask" && models[name][path] == what && !touched(path)
-				if same && inode(filepath.Join(now.Tree(), path)) != inode(filepath.Join(before.Tree(), path)) {
+				if same && inodeOf(filepath.Join(now.Tree(), path)) != inodeOf(filepath.Join(before.Tree(), path)) {
 					t.Errorf("%s did not change, and is another file", path)
 				}
 			}
@@ -216,8 +216,8 @@ func TestOverlaysAreWhatAModelSays(t *testing.T) {
 		l.tidy()
 		for dir := range generations {
 			isOfIndex := slices.ContainsFunc(names, func(name string) bool { return l.placed(name).Tree() == dir })
-			if (inode(dir) != 0) != isOfIndex {
-				t.Errorf("%s: in the index is %t, there is %t", dir, isOfIndex, inode(dir) != 0)
+			if (inodeOf(dir) != 0) != isOfIndex {
+				t.Errorf("%s: in the index is %t, there is %t", dir, isOfIndex, inodeOf(dir) != 0)
 			}
 		}
 		for _, name := range names {

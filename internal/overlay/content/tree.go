@@ -210,13 +210,8 @@ func (t *tree) symlink(path, target string, a attributes) error {
 	if err := unix.Symlinkat(target, fd, name); err != nil {
 		return err
 	}
-	if err := unix.Fchownat(fd, name, int(a.uid), int(a.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", a.uid, a.gid, err)
-	}
-	for key, value := range a.xattrs {
-		if err := unix.Lsetxattr(beneath.Path(int(dir.Fd()), name), key, []byte(value), 0); err != nil {
-			return fmt.Errorf("setting xattr %s: %w", key, err)
-		}
+	if err := a.inode().SetLink(fd, name); err != nil {
+		return err
 	}
 	if a.mtime.IsZero() {
 		return nil

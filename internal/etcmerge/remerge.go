@@ -41,7 +41,7 @@ func (r Remerge) Do(ctx context.Context) (*Result, error) {
 		defer opened.close()
 		*tree.root = opened
 	}
-	return m.result, m.visit("")
+	return m.result, m.visit("", side{}, side{})
 }
 
 type remerge struct {
@@ -53,48 +53,98 @@ type remerge struct {
 // notMerged are the files that are no configuration: locks, which differ for other reasons.
 var notMerged = []string{".pwd.lock"}
 
+// side is one of the two merges, at a path: of /etc as it was merged, or of the administrator's own.
+type side struct {
+	etc    State // what that has there
+	copied bool  // the directory that it is in, or is, was copied as it is, with all that is in it (copy_dir_recurse)
+	gone   bool  // the directory that it is in was deleted
+	parent bool  // it is a directory on both sides, and something in it was changed or added: it gets the attributes that /etc has (ensure_directory_from_template)
+}
+
+// in goes on with what is in a directory.
+func (s side) in() side { return side{copied: s.copied, gone: s.gone} }
+
+// at tells what /etc has at a path, and what that means for what is below: a directory that is no default, or differs from that in what it is itself, and that the
+// new defaults have not, is copied; what was deleted is deleted with all that the new defaults have in it.
+func (s side) at(old, etc, new State) side {
+	s.etc = etc
+	s.copied = s.copied || etc.Type == Directory && new.Type != Directory && !sameDefault(old, etc)
+	s.gone = s.gone || etc.Type == Absent && old.Type != Absent
+	return s
+}
+
+// result is what the merge makes, and whether that is what /etc has. A directory may be there all the same, for the sake of what was changed in it.
+func (s side) result(old, new State) (result State, isEtc bool) {
+	switch {
+	case s.copied:
+		return s.etc, true
+	case s.gone:
+		return State{}, false
+	case s.parent:
+		return s.etc, true
+	case s.etc.Type == Absent, s.etc.Type == Directory && new.Type == Directory, sameDefault(old, s.etc):
+		return new, false
+	}
+	return s.etc, true
+}
+
 // visit makes right what is at a path, and below it.
-func (m *remerge) visit(path string) error {
+func (m *remerge) visit(path string, merged, own side) error {
 	if err := m.ctx.Err(); err != nil {
 		return err
 	}
 	if slices.Contains(notMerged, path) {
 		return nil
 	}
-	merged, err := stateAt(m.merged, path)
-	if err != nil {
-		return err
-	}
-	own, err := stateAt(m.own, path)
-	if err != nil {
-		return err
-	}
-	if merged.Type != Directory && own.Type != Directory {
-		return m.settle(path, merged, own)
-	}
-	if merged.Type != Directory { // before what is in it
-		if err := m.settle(path, merged, own); err != nil {
+	v := versions{path: path}
+	var mergedEtc, ownEtc State
+	for _, of := range []struct {
+		root  *root
+		state *State
+	}{{m.defaults, &v.old}, {m.merged, &mergedEtc}, {m.own, &ownEtc}, {m.new, &v.new}} {
+		var err error
+		if *of.state, err = stateAt(of.root, path); err != nil {
 			return err
 		}
 	}
-	names, err := m.namesOfBoth(path, merged, own)
+	v.merged, v.own = merged.at(v.old, mergedEtc, v.new), own.at(v.old, ownEtc, v.new)
+	for s, etc := range map[*side]*root{&v.merged: m.merged, &v.own: m.own} {
+		if s.etc.Type == Directory && v.new.Type == Directory && !same(s.etc, v.new) {
+			var err error
+			if s.parent, err = m.hasChanges(etc, path); err != nil {
+				return err
+			}
+		}
+	}
+	v.was, _ = v.merged.result(v.old, v.new)
+	v.want, v.isOwn = v.own.result(v.old, v.new)
+	if v.want.Type == Directory && path != "" { // before what is in it
+		if err := m.settle(v); err != nil {
+			return err
+		}
+	}
+	names, err := m.namesIn(v)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := m.visit(filepath.Join(path, name)); err != nil {
+		if err := m.visit(filepath.Join(path, name), v.merged.in(), v.own.in()); err != nil {
 			return err
 		}
 	}
-	switch {
-	case path == "":
-		return nil
-	case own.Type != Directory: // after what is in it
-		return m.settle(path, merged, own)
-	case merged.Type == Directory:
-		return m.settleDirectory(path, merged, own)
+	if v.want.Type != Directory { // after what is in it
+		return m.settle(v)
 	}
 	return nil
+}
+
+// versions are what there is at a path.
+type versions struct {
+	path        string
+	old, new    State
+	merged, own side
+	was, want   State // what libostree has made, and would have made of the administrator's own
+	isOwn       bool  // want is what the administrator has
 }
 
 func stateAt(r *root, path string) (State, error) {
@@ -105,16 +155,37 @@ func stateAt(r *root, path string) (State, error) {
 	return p.State, err
 }
 
-func (m *remerge) namesOfBoth(path string, merged, own State) ([]string, error) {
+// hasChanges tells whether anything in a directory was changed or added.
+func (m *remerge) hasChanges(etc *root, path string) (bool, error) {
+	names, err := etc.names(path)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		child := filepath.Join(path, name)
+		has, err := stateAt(etc, child)
+		if err != nil {
+			return false, err
+		}
+		old, err := stateAt(m.defaults, child)
+		if err != nil || !sameDefault(old, has) {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// namesIn lists what any of them has in a directory.
+func (m *remerge) namesIn(v versions) ([]string, error) {
 	var names []string
-	for _, side := range []struct {
+	for _, of := range []struct {
 		root  *root
 		state State
-	}{{m.merged, merged}, {m.own, own}} {
-		if side.state.Type != Directory {
+	}{{m.merged, v.merged.etc}, {m.own, v.own.etc}, {m.new, v.new}} {
+		if of.state.Type != Directory {
 			continue
 		}
-		some, err := side.root.names(path)
+		some, err := of.root.names(v.path)
 		if err != nil {
 			return nil, err
 		}
@@ -124,60 +195,52 @@ func (m *remerge) namesOfBoth(path string, merged, own State) ([]string, error) 
 	return slices.Compact(names), nil
 }
 
-// mergedWith is what libostree's merge makes at a path out of a default, what /etc has, and the new default.
-func mergedWith(old, etc, new State) State {
-	switch {
-	case etc.Type == Absent && old.Type == Absent:
-		return new
-	case etc.Type == Absent: // deleted
-		return State{}
-	case etc.Type == Directory && (old.Type == Directory || new.Type == Directory):
-		return new // what is in it brings it along
-	case sameDefault(old, etc):
-		return new
+// settle makes right what is at a path itself.
+func (m *remerge) settle(v versions) error {
+	now, err := stateAt(m.etc, v.path)
+	if err != nil || same(now, v.want) {
+		return err
 	}
-	return etc
+	// A directory that is there for the sake of what was changed in it is as /etc has it.
+	isParent := now.Type == Directory && v.was.Type != Directory && v.merged.etc.Type == Directory
+	switch {
+	case same(v.was, v.want) && !isParent:
+		return nil
+	case !sameDefault(now, v.was) && !(isParent && sameDefault(now, v.merged.etc)):
+		if !isParent || v.own.etc.Type != Directory {
+			m.result.Kept = append(m.result.Kept, v.path)
+		}
+		return nil
+	}
+	source := m.new
+	if v.isOwn {
+		source = m.own
+	}
+	err = m.put(v.path, now, v.want, source)
+	if errors.Is(err, unix.ENOTEMPTY) && v.own.etc.Type == Directory {
+		return m.setParent(v.path, now, v.own.etc)
+	}
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		m.result.Kept = append(m.result.Kept, v.path) // somebody has put something in there
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", m.etc.display(v.path), err)
+	}
+	m.result.Restored = append(m.result.Restored, v.path)
+	return nil
 }
 
-// settle makes right what is at a path itself.
-func (m *remerge) settle(path string, merged, own State) error {
-	if same(merged, own) {
+// setParent gives a directory that is there for the sake of what was changed in it the attributes that the administrator has given it.
+func (m *remerge) setParent(path string, now, own State) error {
+	if same(now, own) {
 		return nil
 	}
-	old, err := stateAt(m.defaults, path)
+	dir, name, err := m.etc.parent(path)
 	if err != nil {
 		return err
 	}
-	new, err := stateAt(m.new, path)
-	if err != nil {
-		return err
-	}
-	now, err := stateAt(m.etc, path)
-	if err != nil {
-		return err
-	}
-	want := mergedWith(old, own, new)
-	if same(now, want) {
-		return nil
-	}
-	if !sameDefault(now, mergedWith(old, merged, new)) {
-		m.result.Kept = append(m.result.Kept, path)
-		return nil
-	}
-	source := m.own
-	if sameDefault(want, new) && !sameDefault(want, own) {
-		source = m.new
-	}
-	err = m.put(path, now, want, source)
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
-		m.result.Kept = append(m.result.Kept, path) // somebody has put something in there
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", m.etc.display(path), err)
-	}
-	m.result.Restored = append(m.result.Restored, path)
-	return nil
+	return m.setAttributes(dir, name, own)
 }
 
 // put replaces what the deployment has at a path by what another tree has there.
@@ -190,6 +253,9 @@ func (m *remerge) put(path string, now, want State, source *root) error {
 	dir, name, err := m.etc.parent(path)
 	if err != nil {
 		return err
+	}
+	if now.Type == Directory && want.Type == Directory {
+		return m.setAttributes(dir, name, want)
 	}
 	if now.Type == Directory {
 		if err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); err != nil {
@@ -248,38 +314,11 @@ func (m *remerge) makeParents(path string) error {
 	return copyAt(from, fromName, dir, name)
 }
 
-// settleDirectory is settle for a directory on both sides, after what is in it: one that the new defaults have not is there for the sake of what was changed
-// in it, and as /etc has it.
-func (m *remerge) settleDirectory(path string, merged, own State) error {
-	new, err := stateAt(m.new, path)
-	if err != nil || new.Type != Absent {
-		return err
-	}
-	now, err := stateAt(m.etc, path)
-	if err != nil || now.Type != Directory {
-		return err
-	}
-	old, err := stateAt(m.defaults, path)
-	if err != nil {
-		return err
-	}
-	dir, name, err := m.etc.parent(path)
-	if err != nil {
-		return err
-	}
-	if sameDefault(old, own) {
-		err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
-		if err == nil || !errors.Is(err, unix.ENOTEMPTY) {
-			return err
-		}
-	}
-	if same(merged, own) || !sameDefault(now, merged) {
-		return nil
-	}
+func (m *remerge) setAttributes(dir int, name string, want State) error {
 	fd, err := beneath.Open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return setAttributes(fd, own)
+	return setAttributes(fd, want)
 }

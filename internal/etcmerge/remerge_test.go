@@ -2,10 +2,12 @@ package etcmerge
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 // deployAgain has libostree deploy a commit beside the booted one, whose /etc it merges now, and returns the directory.
@@ -61,8 +63,62 @@ func TestRemergeIsTheMergeWithoutALiveCommit(t *testing.T) {
 	}
 }
 
+// TestGeneratedRemergeIsTheMergeWithoutALiveCommit does that with generated trees.
+func TestGeneratedRemergeIsTheMergeWithoutALiveCommit(t *testing.T) {
+	checkSome(t, checkRemerge)
+}
+
+func checkRemerge(t *rapid.T) {
+	root, err := os.MkdirTemp("", "etcmerge-remerge-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(root)
+	v1 := drawBelow(t, nil, 2)
+	v2, v3, own := drawBelow(t, v1, 2), drawBelow(t, v1, 2), drawBelow(t, v1, 2)
+	keepUnchanged(v1, v2, own)
+	keepUnchanged(v1, v3, own)
+	l := newLabWith(t, root, []func(string){
+		func(etc string) { writeSpecs(t, etc, nil, v1) },
+		func(etc string) { writeSpecs(t, etc, v1, v2) },
+		func(etc string) { writeSpecs(t, etc, v2, v3) },
+	})
+	defer l.close()
+	t.Logf("the default, the live one, the next one, and the administrator's: %+v, %+v, %+v, %+v", v1, v2, v3, own)
+	writeSpecs(t, l.dirs.Etc, v1, own)
+	plan, err := l.tryPlan("v1", "v2")
+	if err != nil {
+		t.Skip(err)
+	}
+	administrators := filepath.Join(root, "own")
+	sh(t, root, "cp -a "+l.dirs.Etc+" "+administrators)
+	l.apply(plan)
+	live, made := filepath.Join(root, "live"), filepath.Join(root, "made")
+	deploy := func() string {
+		if said, err := trySh(root, "ostree admin --sysroot=sys deploy --os=lab v3"); err != nil {
+			t.Skip(said) // nor can libostree
+		}
+		return filepath.Dir(l.etcOf("v3"))
+	}
+	sh(t, root, "cp -a "+deploy()+" "+made+"; cp -a "+l.dirs.Etc+" "+live+"; ostree admin --sysroot=sys undeploy 0")
+	l.reset()
+	want := deploy()
+	booted := filepath.Dir(l.dirs.Etc)
+	r := Remerge{Defaults: filepath.Join(booted, "usr/etc"), Merged: live, Own: administrators, New: filepath.Join(made, "usr/etc"), Etc: filepath.Join(made, "etc")}
+	for _, run := range []string{"first", "once more"} {
+		result, err := r.Do(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(result.Kept) > 0 || run != "first" && len(result.Restored) > 0 {
+			t.Errorf("%s: %+v", run, result)
+		}
+		wantSame(t, "/etc of the deployment, "+run, mergedFiles(t, want), mergedFiles(t, made))
+	}
+}
+
 // mergedFiles is what a deployment has in /etc.
-func mergedFiles(t *testing.T, deployment string) map[string]thing {
+func mergedFiles(t tester, deployment string) map[string]thing {
 	t.Helper()
 	return contentOnly(without(scan(t, filepath.Join(deployment, "etc")), notMerged...))
 }

@@ -184,5 +184,6 @@ func (p place) awaitUnderWay(ctx context.Context) error {
 			return err
 		}
 	}
+	p.status("waiting for the transaction of %s to end", t.Request)
 	return p.state.AwaitEnd(ctx)
 }

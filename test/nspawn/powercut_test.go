@@ -140,6 +140,12 @@ func testPowerCuts(t *testing.T, suite nspawn.Suite) {
 		o.edit(m, t.Name())
 		o.cutAndBoot(t, m)
 	})
+	// A transient application has the commit stay in the repo before it makes anything else.
+	t.Run("when there was a ref alone", func(t *testing.T) {
+		m := m.For(t)
+		m.Run("ostree", "refs", "--create=liveapply/next", v2)
+		o.cutAndBoot(t, m)
+	})
 	t.Run("and then an application works", func(t *testing.T) {
 		o.requireApplies(t, m.For(t), v2)
 	})

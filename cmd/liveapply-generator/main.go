@@ -61,13 +61,21 @@ func exists(root, path string) (bool, error) {
 	return true, nil
 }
 
-// recoverAtBoot has liveapply-recover.service started if an earlier boot has left something to recover.
+// leftovers are by what an earlier boot has left something to recover, as liveapply-recover.service has it.
+var leftovers = []string{"ostree/deploy/*/backing/*/liveapply", "ostree/repo/refs/heads/liveapply/*"}
+
+// recoverAtBoot has liveapply-recover.service started if there are any.
 func recoverAtBoot(root, dir string) error {
-	leftovers, err := filepath.Glob(filepath.Join(root, "ostree/deploy/*/backing/*/liveapply"))
-	if err != nil || len(leftovers) == 0 {
-		return err
+	for _, pattern := range leftovers {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			return wantAtBoot(dir, filepath.Join(unitDir, "liveapply-recover.service"))
+		}
 	}
-	return wantAtBoot(dir, filepath.Join(unitDir, "liveapply-recover.service"))
+	return nil
 }
 
 // bootTargets are those that a boot ends in. What they want is started once. What sysinit.target wants would be started again with

@@ -72,6 +72,7 @@ func TestGenerate(t *testing.T) {
 		"by default":                          {files: map[string]string{bootedFlag: "", "proc/cmdline": "quiet"}, want: []map[string]string{staged}},
 		"switched off":                        {off: true, files: map[string]string{bootedFlag: "", "proc/cmdline": "liveapply=off", leftover: "", conf: "[Auto]\nUpdate=yes\n"}},
 		"something to recover":                {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: ""}, want: []map[string]string{staged, recovers}},
+		"a ref to recover":                    {files: map[string]string{bootedFlag: "", "proc/cmdline": "", "ostree/repo/refs/heads/liveapply/next": ""}, want: []map[string]string{staged, recovers}},
 		"nothing without a person":            {files: map[string]string{bootedFlag: "", "proc/cmdline": "", conf: "[Auto]\nApply=no\nWindow=daily 1h\n"}},
 		"nothing, by the kernel command line": {files: map[string]string{bootedFlag: "", "proc/cmdline": "liveapply.auto=no"}},
 		"a bad configuration": {files: map[string]string{bootedFlag: "", "proc/cmdline": "", leftover: "", conf: "[Auto]\nUpdate=yes\nWindow=daily\n"},

@@ -302,10 +302,7 @@ func (l *injection) disturb(t *testing.T, s scenario, verb, call, how string, n 
 	s.arrange(t, l)
 	l.inject(verb, fmt.Sprintf("-e trace=%s -e inject=%s:%s:when=%d", call, call, how, n))
 	result := s.act(l)
-	hit := false
-	for _, line := range l.trace() {
-		hit = hit || strings.Contains(line, "(INJECTED)") || strings.Contains(line, "killed by SIGKILL")
-	}
+	hit := isHit(l.trace())
 	l.m.Run("rm", "-f", injectDir+"/"+verb)
 	s.finish(t, l, result, n)
 	l.requireIs(t, "before", l.before)
@@ -318,9 +315,18 @@ func (l *injection) counts(t *testing.T, s scenario, verb string) map[string]int
 	s.arrange(t, l)
 	l.inject(verb, "-e trace="+strings.Join(failingCalls, ","))
 	result := s.act(l)
+	counts := countCalls(t, verb, l.trace())
+	s.finish(t, l, result, 1)
+	l.requireIs(t, "before", l.before)
+	return counts
+}
+
+// countCalls does it with the lines of a trace.
+func countCalls(t *testing.T, verb string, trace []string) map[string]int {
+	t.Helper()
 	counts := map[string]int{}
 	threads := map[string]int{}
-	for _, line := range l.trace() {
+	for _, line := range trace {
 		thread, rest, _ := strings.Cut(line, " ")
 		call, _, isCall := strings.Cut(strings.TrimSpace(rest), "(")
 		if !isCall || strings.HasPrefix(call, "<") {
@@ -332,9 +338,14 @@ func (l *injection) counts(t *testing.T, s scenario, verb string) map[string]int
 	if len(counts) == 0 {
 		t.Fatalf("%s was not traced", verb)
 	}
-	s.finish(t, l, result, 1)
-	l.requireIs(t, "before", l.before)
 	return counts
+}
+
+// isHit tells whether a trace has a fault that was injected.
+func isHit(trace []string) bool {
+	return slices.ContainsFunc(trace, func(line string) bool {
+		return strings.Contains(line, "(INJECTED)") || strings.Contains(line, "killed by SIGKILL")
+	})
 }
 
 // fault is one thing to try.

@@ -3,6 +3,7 @@
 package nspawn_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -80,6 +81,89 @@ func TestNothingIsFinalizedWhileEtcIsNotTheAdministrators(t *testing.T) {
 		equal(t, "/etc/lab/own", m.Read("/etc/lab/own"), "mine\n")
 		equal(t, "transactions in the history", len(history(t, m)), transactions)
 	})
+}
+
+// The way back is killed, or fails, at a call, while the machine goes down with something staged: then either that was finalized, and has the administrator's /etc, or
+// the machine boots what it did, and says so. In CI it is two kills and two errors, with LIVEAPPLY_TEST_EXHAUSTIVE=1 all.
+func TestFaultsOfTheWayBackAtShutdown(t *testing.T) {
+	t.Parallel()
+	random := seeded(t)
+	l := &injection{v1: lab.Derive(t, product(t, nspawn.Trixie), injectionBase)}
+	l.m = lab.Machine(t, l.v1, nspawn.Options{})
+	l.m.Boot()
+	l.v2 = derived(t, l.m, l.v1, injectionTarget)
+	v3 := derived(t, l.m, l.v1, labRelease("3"))
+	l.m.Run("mkdir", "-p", "/etc/liveapply")
+	l.m.Write("/etc/liveapply/liveapply.conf", "[Auto]\nApply=no\n[Apply]\nAllow=force\n")
+	l.m.Write("/etc/lab/own", "mine\n")
+	l.m.Write("/etc/lab/edited", "mine\n")
+
+	const trace = "/var/log/lab-trace" // /run is gone afterwards
+	shutDown := func(l *injection, options string) (booted, staged string, traced []string) {
+		booted, staged = l.m.BootedCommit(), v3
+		if booted == v3 {
+			staged = l.v1
+		}
+		apply(t, l.m, l.v2)
+		l.m.Stage(staged)
+		l.wrap(map[string][]string{"liveapply-etc-revert.service": {"ExecStop=etc-revert"}})
+		dropIn(l.m, "liveapply-etc-revert.service", "ReadWritePaths=/var/log")
+		l.inject("etc-revert", "-o "+trace+" "+options)
+		l.m.Reboot()
+		traced = strings.Split(l.m.Read(trace), "\n")
+		l.m.Run("rm", trace)
+		return booted, staged, traced
+	}
+	var counts map[string]int
+	etc := map[string]nspawn.Snapshot{} // by the commit that is booted
+	for range 2 {
+		_, staged, traced := shutDown(l, "-e trace="+strings.Join(failingCalls, ","))
+		equal(t, "booted commit", l.m.BootedCommit(), staged)
+		counts, etc[staged] = countCalls(t, "etc-revert", traced), withoutAccounts(l.m.Snapshot("/etc"))
+		equal(t, "an edited default", l.m.Read("/etc/lab/edited"), "mine\n")
+	}
+	equal(t, "a default of v1", etc[l.v1]["lab/default"] != etc[v3]["lab/default"], true)
+
+	all := faults(counts, true)
+	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	var n tally
+	came := map[bool]int{}
+	for _, f := range all {
+		done := &n.errors
+		if strings.HasPrefix(f.how, "signal") {
+			done = &n.kills
+		}
+		if *done == sampled(2, len(all)) {
+			continue
+		}
+		t.Run(fmt.Sprintf("%s %s %d", f.call, f.how, f.n), func(t *testing.T) {
+			one := *l
+			one.m = l.m.For(t)
+			booted, staged, traced := shutDown(&one, fmt.Sprintf("-e trace=%s -e inject=%s:%s:when=%d", f.call, f.call, f.how, f.n))
+			now := one.m.BootedCommit()
+			if now == booted {
+				last := lastTransaction(t, one.m)
+				equal(t, "result in the history", last.Result, "not-finalized")
+				equal(t, "target in the history", last.Target, staged)
+			} else {
+				equal(t, "booted commit", now, staged)
+			}
+			requireTree(t, "/etc", withoutAccounts(one.m.Snapshot("/etc")), etc[now])
+			one.m.Run("ostree", "admin", "cleanup") // of what libostree itself leaves of a staged deployment
+			requireNothingLeft(t, one.m)
+			if isHit(traced) {
+				*done++
+			}
+			came[now == staged]++
+		})
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("| etc-revert (real shutdown) | %d | %d | %d |: finalized %d times, not finalized %d times", n.kills, n.errors, n.failed, came[true], came[false])
+	if n.kills == 0 || n.errors == 0 {
+		t.Error("nothing was disturbed")
+	}
 }
 
 // What libostree makes of /etc for a deployment that is not staged is made of it as it is: the oracle is the same command where nothing is live.

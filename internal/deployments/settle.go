@@ -58,8 +58,8 @@ func Settle(ctx context.Context, s *machine.Storage, of ostree.Deployment) error
 		if made.Staged || made.OSName != of.OSName || made.ID() == of.ID() {
 			continue
 		}
-		begun, err := birth(filepath.Join(s.Root(), made.Path()))
-		if errors.Is(err, fs.ErrNotExist) || err == nil && begun.Before(since) {
+		begun, err := birth(filepath.Join(s.Root(), made.Path(), "etc"))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && begun.Add(mergeTime).Before(since) {
 			continue
 		}
 		if err == nil {
@@ -74,6 +74,10 @@ func Settle(ctx context.Context, s *machine.Storage, of ostree.Deployment) error
 	}
 	return errors.Join(failed...)
 }
+
+// mergeTime is how long libostree may take from making a deployment's /etc until it has merged it. One that was merged before anything of ours came stays as it is
+// all the same: it has what the administrator's own makes.
+const mergeTime = 10 * time.Second
 
 // changedSince tells when something of ours has come into the /etc of a deployment, if anything has.
 func changedSince(s *machine.Storage, of ostree.Deployment) (since time.Time, found bool, err error) {

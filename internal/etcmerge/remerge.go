@@ -41,7 +41,10 @@ func (r Remerge) Do(ctx context.Context) (*Result, error) {
 		defer opened.close()
 		*tree.root = opened
 	}
-	return m.result, m.visit("", side{}, side{})
+	if err := m.visit("", side{}, side{}); err != nil || len(m.result.Restored) == 0 {
+		return m.result, err
+	}
+	return m.result, unix.Syncfs(m.etc.fd) // before the journal goes, without which this cannot be done again
 }
 
 type remerge struct {
@@ -198,8 +201,11 @@ func (m *remerge) namesIn(v versions) ([]string, error) {
 // settle makes right what is at a path itself.
 func (m *remerge) settle(v versions) error {
 	now, err := stateAt(m.etc, v.path)
-	if err != nil || same(now, v.want) {
+	if err != nil {
 		return err
+	}
+	if same(now, v.want) {
+		return m.tidy(v)
 	}
 	// A directory that is there for the sake of what was changed in it is as /etc has it.
 	isParent := now.Type == Directory && v.was.Type != Directory && v.merged.etc.Type == Directory
@@ -231,6 +237,21 @@ func (m *remerge) settle(v versions) error {
 	return nil
 }
 
+// tidy removes what a run that was killed has left beside what it had put.
+func (m *remerge) tidy(v versions) error {
+	if same(v.was, v.want) {
+		return nil
+	}
+	dir, _, err := m.etc.parent(v.path)
+	if err == nil {
+		err = removeAt(dir, temporary(v.path))
+	}
+	if errors.Is(err, unix.ENOENT) || notThere(err) {
+		return nil
+	}
+	return err
+}
+
 // setParent gives a directory that is there for the sake of what was changed in it the attributes that the administrator has given it.
 func (m *remerge) setParent(path string, now, own State) error {
 	if same(now, own) {
@@ -243,7 +264,7 @@ func (m *remerge) setParent(path string, now, own State) error {
 	return m.setAttributes(dir, name, own)
 }
 
-// put replaces what the deployment has at a path by what another tree has there.
+// put replaces what the deployment has at a path by what another tree has there: in one step, so that there is the one or the other.
 func (m *remerge) put(path string, now, want State, source *root) error {
 	if want.Type != Absent {
 		if err := m.makeParents(path); err != nil {
@@ -254,40 +275,48 @@ func (m *remerge) put(path string, now, want State, source *root) error {
 	if err != nil {
 		return err
 	}
-	if now.Type == Directory && want.Type == Directory {
+	switch {
+	case want.Type == Absent:
+		return removeAt(dir, name)
+	case want.Type == Directory && now.Type == Directory:
 		return m.setAttributes(dir, name, want)
-	}
-	if now.Type == Directory {
-		if err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); err != nil {
-			return err
-		}
-	}
-	if want.Type == Absent {
-		if now.Type == Directory {
-			return nil
-		}
-		return unix.Unlinkat(dir, name, 0)
 	}
 	from, fromName, err := source.parent(path)
 	if err != nil {
 		return err
 	}
-	_, aside := split(temporary(path))
-	if err := unix.Unlinkat(dir, aside, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	aside := temporary(path)
+	if err := removeAt(dir, aside); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err // of a run that was killed
-	}
-	if want.Type == Directory && now.Type != Absent && now.Type != Directory {
-		if err := unix.Unlinkat(dir, name, 0); err != nil {
-			return err
-		}
-	}
-	if want.Type == Directory {
-		return copyAt(from, fromName, dir, name)
 	}
 	if err := copyAt(from, fromName, dir, aside); err != nil {
 		return err
 	}
-	return unix.Renameat(dir, aside, dir, name)
+	if want.Type == Regular {
+		if err := syncAt(dir, aside); err != nil {
+			return err
+		}
+	}
+	if now.Type == Absent || now.Type != Directory && want.Type != Directory {
+		return unix.Renameat(dir, aside, dir, name)
+	}
+	if err := unix.Renameat2(dir, aside, dir, name, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	err = removeAt(dir, aside)
+	if errors.Is(err, unix.ENOTEMPTY) { // somebody has put something in there
+		return errors.Join(err, unix.Renameat2(dir, aside, dir, name, unix.RENAME_EXCHANGE), removeAt(dir, aside))
+	}
+	return err
+}
+
+// syncAt makes the content of a file durable.
+func syncAt(dir int, name string) error {
+	fd, err := beneath.Open(dir, name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fsync(fd), unix.Close(fd))
 }
 
 // makeParents makes the directories above a path as the administrator has them (ensure_directory_from_template).

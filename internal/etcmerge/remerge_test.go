@@ -54,6 +54,15 @@ func TestRemergeIsTheMergeWithoutALiveCommit(t *testing.T) {
 				}
 				wantSame(t, "/etc of the deployment, "+run, mergedFiles(t, want), mergedFiles(t, made))
 			}
+			// What a run left that was killed goes.
+			left := filepath.Join(made, "etc", temporary("changed"))
+			sh(t, made, "echo half > "+left)
+			if _, err := r.Do(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Lstat(left); err == nil {
+				t.Errorf("%s is left", left)
+			}
 			// What somebody has changed since stays.
 			sh(t, filepath.Join(made, "etc"), "echo since > changed")
 			if result, err := r.Do(context.Background()); err != nil || !cmp.Equal(result.Kept, []string{"changed"}) {

@@ -53,7 +53,13 @@ func dir(s *machine.Storage) string { return filepath.Join(s.Dir, machine.OwnNam
 func Keep(ctx context.Context, s *machine.Storage, commit ostree.Checksum) error {
 	link := Link(s.Machine)
 	target := filepath.Join(s.Machine.PhysicalRoot(), s.Machine.Booted.BackingPath(), "liveapply", machine.OwnName)
-	err := os.MkdirAll(dir(s), 0o755)
+	isInUse, err := isNeeded(s)
+	if err == nil && isInUse {
+		return noteNeed(s, commit) // what runs is what was kept before; in /usr, there is the live commit's
+	}
+	if err == nil {
+		err = os.MkdirAll(dir(s), 0o755)
+	}
 	if err == nil {
 		err = noteNeed(s, commit)
 	}
@@ -71,6 +77,19 @@ func Keep(ctx context.Context, s *machine.Storage, commit ostree.Checksum) error
 		return fmt.Errorf("keeping this machine's own liveapply: %w", err)
 	}
 	return reloadUnits(ctx)
+}
+
+// isNeeded tells whether the commit that is live now needs them.
+func isNeeded(s *machine.Storage) (bool, error) {
+	live, err := s.Machine.Live()
+	if err != nil {
+		return false, err
+	}
+	needed, err := os.ReadFile(filepath.Join(dir(s), needName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return slices.Contains(strings.Fields(string(needed)), live.String()), err
 }
 
 // noteNeed adds a commit to those that need the machine's own.

@@ -28,9 +28,12 @@ func EtcRevert(ctx context.Context, m *machine.Machine, _ string) error {
 		return err
 	}
 	defer storage.Close()
-	// Also what ends a transaction stops the unit that runs this, and has the lock.
 	if !storage.HasChangesOfEtc() {
-		return nil
+		// Who stops the unit that runs this to end a transaction has the lock, and does this then; or was killed meanwhile.
+		if isFree, err := transaction.TryAcquire(m); err != nil || !isFree {
+			return err
+		}
+		return deployments.LeaveEtcToStaged(storage)
 	}
 	if err := transaction.Acquire(ctx, m); err != nil {
 		return err

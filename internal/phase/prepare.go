@@ -51,7 +51,7 @@ func Prepare(ctx context.Context, m *machine.Machine, request string) error {
 	defer storage.Close()
 	if err := prepare(ctx, storage, t); err != nil {
 		// Nothing has been switched: there is nothing to take back that this process cannot.
-		return errors.Join(err, rolledBack(context.WithoutCancel(ctx), storage, t, refusal(err)))
+		return errors.Join(err, rolledBack(lasting(ctx), storage, t, refusal(err)))
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func Reset(ctx context.Context, m *machine.Machine, _ string) error {
 	if err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx)
+	ctx = lasting(ctx)
 	c, err := transaction.TakeRequest(ctx, m, systemd.ResetUnit)
 	if err != nil {
 		report.Warn("it is not known who asked for the reset: %v", err) // it does not depend on that
@@ -116,7 +116,22 @@ func endReset(ctx context.Context, m *machine.Machine, t *state.Transaction, c *
 
 // stopLive stops what is active while a tree is live. Overlays may still have files in /etc.
 func stopLive(ctx context.Context, s *machine.Storage) error {
-	return systemd.StopLive(ctx, s.HasChangesOfEtc())
+	return systemd.StopLive(ctx, askedToStop(ctx), s.HasChangesOfEtc())
+}
+
+// lasting is a context for what does not stop before its end.
+func lasting(ctx context.Context) context.Context {
+	return context.WithValue(context.WithoutCancel(ctx), asked{}, ctx)
+}
+
+type asked struct{}
+
+// askedToStop is done when a process that goes on all the same was asked to stop, by systemd at shutdown for example.
+func askedToStop(ctx context.Context) context.Context {
+	if asked, lasts := ctx.Value(asked{}).(context.Context); lasts {
+		return asked
+	}
+	return ctx
 }
 
 // unstage drops the staged deployment that is liveapply's own.

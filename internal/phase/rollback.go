@@ -28,7 +28,7 @@ func Rollback(ctx context.Context, m *machine.Machine, request string) error {
 	if err := transaction.Acquire(ctx, m); err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx)
+	ctx = lasting(ctx)
 	t, err := m.UnderWay()
 	if err != nil && !errors.Is(err, state.ErrDamaged) {
 		return err
@@ -116,6 +116,12 @@ func takeBack(ctx context.Context, s *machine.Storage, t *state.Transaction) err
 // rolledBack drops what prepare has made, and tells why.
 func rolledBack(ctx context.Context, s *machine.Storage, t *state.Transaction, outcome state.Outcome) error {
 	m := s.Machine
+	// First, as a cleanup prunes what nothing keeps.
+	if !t.Live.IsZero() { // prepare has made a ref, or was about to
+		if err := s.SetLiveRef(t.From); err != nil {
+			return err
+		}
+	}
 	if t.Switched {
 		report.Status("reloading")
 		if err := reloadAfterSwitchBack(ctx, s, t); err != nil {
@@ -125,11 +131,6 @@ func rolledBack(ctx context.Context, s *machine.Storage, t *state.Transaction, o
 	}
 	if t.Staged != nil {
 		if err := stageAsBefore(ctx, s, t.Staged); err != nil {
-			return err
-		}
-	}
-	if !t.Live.IsZero() { // prepare has made a ref, or was about to
-		if err := s.SetLiveRef(t.From); err != nil {
 			return err
 		}
 	}

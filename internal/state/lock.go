@@ -23,7 +23,7 @@ type Lock struct {
 
 // Lock waits for the lock until ctx is done. It calls busy first if somebody else has it.
 func (d Dirs) Lock(ctx context.Context, busy func()) (*Lock, error) {
-	file, err := os.OpenFile(filepath.Join(d.Run, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	file, err := d.openLock()
 	if err == nil {
 		err = lockfile.Flock(ctx, file, busy)
 	}
@@ -31,6 +31,26 @@ func (d Dirs) Lock(ctx context.Context, busy func()) (*Lock, error) {
 		return nil, fmt.Errorf("waiting for what changes the machine now: %w", err)
 	}
 	return &Lock{d, file}, nil
+}
+
+// TryLock takes it if nobody has it; else it returns nil.
+func (d Dirs) TryLock() (*Lock, error) {
+	file, err := d.openLock()
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		file.Close()
+		if err == unix.EWOULDBLOCK {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("%s: %w", file.Name(), err)
+	}
+	return &Lock{d, file}, nil
+}
+
+func (d Dirs) openLock() (*os.File, error) {
+	return os.OpenFile(filepath.Join(d.Run, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 }
 
 // Close lets others have it.

@@ -175,15 +175,23 @@ func (s *Manager) IsActive(ctx context.Context, name string) (bool, error) {
 // Stop stops units that are no longer wanted, and waits for that.
 func (s *Manager) Stop(ctx context.Context, names ...string) error {
 	for _, name := range names {
-		done := make(chan string, 1)
-		if _, err := s.Conn.StopUnitContext(ctx, name, "replace", done); isNoSuchUnit(err) {
-			continue
-		} else if err != nil {
-			return fmt.Errorf("stopping %s: %w", name, err)
+		if err := s.stop(ctx, ctx, name); err != nil {
+			return err
 		}
-		if err := Await(ctx, done); err != nil {
-			return fmt.Errorf("stopping %s: %w", name, err)
-		}
+	}
+	return nil
+}
+
+// stop stops a unit, and waits for that until another context is done.
+func (s *Manager) stop(ctx, waiting context.Context, name string) error {
+	done := make(chan string, 1)
+	if _, err := s.Conn.StopUnitContext(ctx, name, "replace", done); isNoSuchUnit(err) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("stopping %s: %w", name, err)
+	}
+	if err := Await(waiting, done); err != nil {
+		return fmt.Errorf("stopping %s: %w", name, err)
 	}
 	return nil
 }

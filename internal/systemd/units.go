@@ -71,8 +71,8 @@ func RestartLive(ctx context.Context) error {
 }
 
 // StopLive stops the units that are active while a tree other than the booted one is live. With keepEtc, /etc still has changes to be taken
-// back at shutdown.
-func StopLive(ctx context.Context, keepEtc bool) error {
+// back at shutdown. It does not wait any more when asked, the context of a caller that goes on all the same, is done.
+func StopLive(ctx, asked context.Context, keepEtc bool) error {
 	manager, err := Connect(ctx)
 	if err != nil {
 		return err
@@ -82,7 +82,13 @@ func StopLive(ctx context.Context, keepEtc bool) error {
 	if keepEtc {
 		units = slices.DeleteFunc(units, func(unit string) bool { return unit == etcRevertUnit })
 	}
-	return manager.Stop(ctx, units...)
+	for _, unit := range units {
+		// At shutdown, that of etc-revert waits for what calls this to end.
+		if err := manager.stop(ctx, asked, unit); err != nil && asked.Err() == nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ApplyUnit is the unit that applies what request names.

@@ -32,6 +32,12 @@ func Acquire(ctx context.Context, m *machine.Machine) (err error) {
 	return err
 }
 
+// TryAcquire is Acquire if nobody has the lock.
+func TryAcquire(m *machine.Machine) (isFree bool, err error) {
+	m.Lock, err = m.State.TryLock()
+	return m.Lock != nil, err
+}
+
 // Claim takes the lock and begins the transaction of a unit for a request when it is its turn, or goes on with the one that this unit has begun before (its
 // process was killed and runs again). One that was interrupted and that the unit itself takes back (services.RollbackUnit) is taken over as it is.
 func Claim(ctx context.Context, m *machine.Machine, unit, request string) (t *state.Transaction, err error) {

@@ -83,6 +83,18 @@ func TestNothingIsFinalizedWhileEtcIsNotTheAdministrators(t *testing.T) {
 	})
 }
 
+// What takes /etc back may be killed when that is done, and before it says so: the shutdown finds out.
+func TestWayBackThatWasCutOffAtItsEndKeepsNothingFromBeingFinalized(t *testing.T) {
+	t.Parallel()
+	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	v2 := derived(t, m, v1, labRelease("2"))
+	m.Run("systemctl", "start", "liveapply-etc-revert.service")
+	m.Run("mkdir", "-p", "/run/liveapply/nothing-staged")
+	m.Stage(v2)
+	m.Reboot()
+	equal(t, "booted commit", m.BootedCommit(), v2)
+}
+
 // The way back is killed, or fails, at a call, while the machine goes down with something staged: then either that was finalized, and has the administrator's /etc, or
 // the machine boots what it did, and says so. In CI it is two kills and two errors, with LIVEAPPLY_TEST_EXHAUSTIVE=1 all.
 func TestFaultsOfTheWayBackAtShutdown(t *testing.T) {

@@ -70,6 +70,20 @@ func TestTargetWithoutLiveapply(t *testing.T) {
 		reset(t, m)
 		requireSame(t, m, before)
 
+		// From one to another whose helper cannot go on: what is kept is what runs, and not what is in /usr then.
+		broken := func(release string) string {
+			return derived(t, m, v1, func(tree *nspawn.Tree) {
+				labRelease(release)(tree)
+				tree.Write("usr/libexec/liveapply/liveapply-helper", "#!/bin/sh\nexit 1\n", 0o755)
+			})
+		}
+		m.Run("liveapplyctl", "apply", "--force", broken("4"))
+		another := broken("5")
+		m.Run(ctl, "apply", "--force", another)
+		requireUsrIs(t, m, another)
+		m.Run("systemctl", "start", "liveapply-reset.service")
+		requireSame(t, m, before)
+
 		// At the shutdown, and after a power cut.
 		m.Run("liveapplyctl", "apply", "--force", bare)
 		m.Reboot()

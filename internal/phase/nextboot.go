@@ -2,6 +2,7 @@ package phase
 
 import (
 	"context"
+	"os"
 
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -15,6 +16,12 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 	if p.plan.Transient || p.config.LeaveStaged {
 		return nil
 	}
+	// Whoever is about to stage something has done so when it is looked at.
+	lock, err := lockSysroot(ctx, p.storage)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	next, err := p.machine.NextBoot()
 	target := p.plan.NextBoot()
 	if err != nil || next.Commit == target {
@@ -48,8 +55,15 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return err
 	}
 	deployment := state.StagedDeployment{Commit: target, Origin: ostree.WithoutTransientState(origin)}
+	lock.Close() // ostree takes it itself
 	if err := p.transaction.Step("stage a deployment", func() error { return p.machine.Stage(ctx, deployment) }); err != nil {
 		return err
 	}
 	return p.machine.NoteOwn(staging)
+}
+
+// lockSysroot takes libostree's lock. Whoever has it may be pulling a commit.
+func lockSysroot(ctx context.Context, s *machine.Storage) (*os.File, error) {
+	defer report.Waiting()()
+	return ostree.LockSysroot(ctx, s.Root())
 }

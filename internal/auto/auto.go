@@ -11,6 +11,7 @@ import (
 	"github.com/liveapply/liveapply/internal/config"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
+	"github.com/liveapply/liveapply/internal/report"
 	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
@@ -155,6 +156,7 @@ func Run(ctx context.Context, m *machine.Machine) error {
 		}
 		err = apply(ctx, m, d)
 		if errors.Is(err, errUnderWay) {
+			report.Status("waiting for whoever applies commit %s already", d.Commit)
 			if err := transaction.AwaitTurn(ctx, m); err != nil {
 				return errors.Join(failed, err)
 			}

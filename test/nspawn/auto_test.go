@@ -295,7 +295,7 @@ func TestPersonAppliesWhatIsBeingAppliedByItself(t *testing.T) {
 	person = m.Start("liveapplyctl", "apply", "--transient", "--force", v3)
 	awaitBegin(v3)
 	m.Stage(v3)
-	awaitProperty(m, "liveapply-staged.service", "StatusText", "waiting for the transaction of "+v3+" to end")
+	awaitProperty(m, "liveapply-staged.service", "StatusText", "waiting for whoever applies commit "+v3+" already")
 	finish(person)
 	equal(t, "history", strings.Join(strings.Split(results(t, m), "\n")[2:], "\n"), fmt.Sprintf("applied %.8s by liveapplyctl, uid 0", v3))
 	equal(t, "policy", lastTransaction(t, m).Allow, "force")

@@ -114,7 +114,7 @@ func birth(path string) (time.Time, error) {
 	return time.Unix(when.Sec, int64(when.Nsec)), nil
 }
 
-// settle settles one deployment, which was made of the /etc of another, whose administrator's own is at a path.
+// settleOne settles one deployment, which was made of the /etc of another, whose administrator's own is at a path.
 func settleOne(ctx context.Context, s *machine.Storage, of ostree.Deployment, own string, made ostree.Deployment) error {
 	at := func(d ostree.Deployment, path string) string { return filepath.Join(s.Root(), d.Path(), path) }
 	result, err := etcmerge.Remerge{

@@ -75,9 +75,7 @@ func (m *merge) planAccounts() error {
 	accounts.Merge(merges)
 	for _, path := range slices.Sorted(maps.Keys(m.accounts)) {
 		f := m.accounts[path]
-		for _, clash := range f.Clashes(path) {
-			m.conflicts = append(m.conflicts, Conflict(clash))
-		}
+		m.conflicts = append(m.conflicts, conflictsIn(&f.File, path)...)
 		change := Change{Path: path, Before: f.local.State, After: f.attributes(), Base: f.Ours, Text: f.Result}
 		change.After.Checksum = textChecksum(f.Result)
 		change.Merged = !bytes.Equal(f.Result, f.Theirs) || !bytes.Equal(f.Ours, f.Base)
@@ -90,6 +88,15 @@ func (m *merge) planAccounts() error {
 		m.plan.Changes = append(m.plan.Changes, change)
 	}
 	return nil
+}
+
+// conflictsIn are the clashes of numbers that a merged account file has.
+func conflictsIn(f *accounts.File, path string) []Conflict {
+	var conflicts []Conflict
+	for _, clash := range f.Clashes(path) {
+		conflicts = append(conflicts, Conflict(clash))
+	}
+	return conflicts
 }
 
 // addShadows adds the shadow files whose own default does not change, for the entries that come or go with passwd and group.

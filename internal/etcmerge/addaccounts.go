@@ -21,9 +21,7 @@ func AddAccounts(ours, theirs map[string][]byte) (map[string][]byte, error) {
 	var clashes []Conflict
 	for _, name := range slices.Sorted(maps.Keys(merges)) {
 		result[name] = merges[name].Result
-		for _, clash := range merges[name].Clashes(name) {
-			clashes = append(clashes, Conflict(clash))
-		}
+		clashes = append(clashes, conflictsIn(merges[name], name)...)
 	}
 	if len(clashes) > 0 {
 		return nil, &ConflictError{clashes}

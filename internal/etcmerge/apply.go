@@ -174,9 +174,7 @@ func (a *application) mergeNow(changes []Change) error {
 		if f == nil || bytes.Equal(f.Ours, f.Base) && bytes.Equal(f.Result, f.Theirs) {
 			continue
 		}
-		for _, clash := range f.Clashes(c.Path) {
-			conflicts = append(conflicts, Conflict(clash))
-		}
+		conflicts = append(conflicts, conflictsIn(f, c.Path)...)
 		p := now[c.Path]
 		if !same(State{Type: p.Type, Mode: p.Mode, UID: p.UID, GID: p.GID, Xattrs: p.Xattrs, Checksum: c.Before.Checksum}, c.Before) {
 			c.After.Mode, c.After.UID, c.After.GID, c.After.Xattrs = p.Mode, p.UID, p.GID, p.Xattrs

@@ -42,7 +42,8 @@ func isChanging(does string) bool {
 }
 
 func isBelowRunOrVar(where string) bool {
-	return slices.ContainsFunc(tmpfilesPrefixes, func(prefix string) bool { return treediff.Within(path.Clean(where), prefix) })
+	where = path.Clean(where)
+	return slices.ContainsFunc(tmpfilesPrefixes, func(prefix string) bool { return treediff.Within(where, prefix) })
 }
 
 // unquoted takes the quotes off a word; the end of one with spaces is not needed.

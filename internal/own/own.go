@@ -79,27 +79,33 @@ func Keep(ctx context.Context, s *machine.Storage, commit ostree.Checksum) error
 	return reloadUnits(ctx)
 }
 
+// needing lists the commits that need them; nil if none was noted.
+func needing(s *machine.Storage) ([]string, error) {
+	noted, err := os.ReadFile(filepath.Join(dir(s), needName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return strings.Fields(string(noted)), err
+}
+
 // isNeeded tells whether the commit that is live now needs them.
 func isNeeded(s *machine.Storage) (bool, error) {
 	live, err := s.Machine.Live()
 	if err != nil {
 		return false, err
 	}
-	needed, err := os.ReadFile(filepath.Join(dir(s), needName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return slices.Contains(strings.Fields(string(needed)), live.String()), err
+	commits, err := needing(s)
+	return slices.Contains(commits, live.String()), err
 }
 
 // noteNeed adds a commit to those that need the machine's own.
 func noteNeed(s *machine.Storage, commit ostree.Checksum) error {
-	path := filepath.Join(dir(s), needName)
-	noted, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	commits, err := needing(s)
+	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, append(noted, commit.String()+"\n"...), 0o644, renameio.WithTempDir(dir(s)))
+	content := strings.Join(append(commits, commit.String()), "\n") + "\n"
+	return renameio.WriteFile(filepath.Join(dir(s), needName), []byte(content), 0o644, renameio.WithTempDir(dir(s)))
 }
 
 // copyOwnPrograms copies what runs now, unless that is the machine's own already.
@@ -159,8 +165,8 @@ func writeOwnUnits(programs string) error {
 
 // Drop removes what Keep has made, if what is live can do without. systemd knows no unit of it any more when the programs go.
 func Drop(ctx context.Context, s *machine.Storage, live ostree.Checksum) error {
-	needed, err := os.ReadFile(filepath.Join(dir(s), needName))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && slices.Contains(strings.Fields(string(needed)), live.String()) {
+	commits, err := needing(s)
+	if err == nil && (commits == nil || slices.Contains(commits, live.String())) {
 		return nil
 	}
 	if err == nil {

@@ -60,7 +60,7 @@ func Decide(ctx context.Context, s *systemd.Manager, rules Rules, caller string,
 // initScope is the unit of process 1.
 const initScope = "init.scope"
 
-// facts asks systemd about a unit.
+// factsOf asks systemd about a unit.
 func factsOf(ctx context.Context, s *systemd.Manager, name string) (facts, error) {
 	all, err := s.Conn.GetAllPropertiesContext(ctx, name)
 	if err != nil {

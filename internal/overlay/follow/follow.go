@@ -44,7 +44,7 @@ func followedPath(m *machine.Machine) string {
 	return filepath.Join(m.State.Run, "overlays-shown.json")
 }
 
-// followed reads the note. Without one, or with a damaged one, nothing is known to be shown: then all is looked at.
+// readFollowed reads the note. Without one, or with a damaged one, nothing is known to be shown: then all is looked at.
 func readFollowed(m *machine.Machine) (shown followed, found bool) {
 	content, err := os.ReadFile(followedPath(m))
 	if err != nil || json.Unmarshal(content, &shown) != nil {

@@ -22,10 +22,15 @@ func temporary(path string) string {
 }
 
 // removeTemporary removes what a killed operation left next to path.
-func (s *store) removeTemporary(path string) {
-	if dir, _, err := s.etc.parent(path); err == nil {
-		_ = removeAt(dir, temporary(path))
+func (r *root) removeTemporary(path string) error {
+	dir, _, err := r.parent(path)
+	if err == nil {
+		err = removeAt(dir, temporary(path))
 	}
+	if errors.Is(err, unix.ENOENT) || notThere(err) {
+		return nil
+	}
+	return err
 }
 
 // place is a name in a directory.
@@ -48,15 +53,7 @@ func (s *store) into(from place, path string, flags uint) (place, error) {
 		}
 	}
 	near := place{dir, temporary(path)}
-	if err := removeAt(near.dir, near.name); err != nil && !errors.Is(err, unix.ENOENT) {
-		return place{}, err
-	}
-	err = copyAt(from.dir, from.name, near.dir, near.name)
-	if err == nil {
-		err = syncFile(near)
-	}
-	if err != nil {
-		_ = removeAt(near.dir, near.name)
+	if err := copyNear(from, near); err != nil {
 		return place{}, err
 	}
 	if err := unix.Renameat2(near.dir, near.name, dir, name, flags); err != nil {
@@ -64,6 +61,21 @@ func (s *store) into(from place, path string, flags uint) (place, error) {
 		return place{}, err
 	}
 	return near, nil
+}
+
+// copyNear copies what is at from to a temporary name, in the place of what a killed operation left there.
+func copyNear(from, near place) error {
+	if err := removeAt(near.dir, near.name); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	err := copyAt(from.dir, from.name, near.dir, near.name)
+	if err == nil {
+		err = syncFile(near)
+	}
+	if err != nil {
+		_ = removeAt(near.dir, near.name)
+	}
+	return err
 }
 
 // syncFile waits until a file is on disk, before it gets the name of another: after a power cut an empty file there would look like the

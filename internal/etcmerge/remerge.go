@@ -61,16 +61,21 @@ type side struct {
 	etc    State // what that has there
 	copied bool  // the directory that it is in, or is, was copied as it is, with all that is in it (copy_dir_recurse)
 	gone   bool  // the directory that it is in was deleted
+	unseen bool  // the directory that it is in, or is, took the place of something else, and the new defaults have one, too: libostree does not look into it
 	parent bool  // it is a directory on both sides, and something in it was changed or added: it gets the attributes that /etc has (ensure_directory_from_template)
 }
 
 // in goes on with what is in a directory.
-func (s side) in() side { return side{copied: s.copied, gone: s.gone} }
+func (s side) in() side { return side{copied: s.copied, gone: s.gone, unseen: s.unseen} }
 
 // at tells what /etc has at a path, and what that means for what is below: a directory that is no default, or differs from that in what it is itself, and that the
 // new defaults have not, is copied; what was deleted is deleted with all that the new defaults have in it.
 func (s side) at(old, etc, new State) side {
 	s.etc = etc
+	if s.unseen {
+		return s
+	}
+	s.unseen = !s.copied && etc.Type == Directory && new.Type == Directory && old.Type != Directory && old.Type != Absent
 	s.copied = s.copied || etc.Type == Directory && new.Type != Directory && !sameDefault(old, etc)
 	s.gone = s.gone || etc.Type == Absent && old.Type != Absent
 	return s
@@ -83,6 +88,8 @@ func (s side) result(old, new State) (result State, isEtc bool) {
 		return s.etc, true
 	case s.gone:
 		return State{}, false
+	case s.unseen:
+		return new, false
 	case s.parent:
 		return s.etc, true
 	case s.etc.Type == Absent, s.etc.Type == Directory && new.Type == Directory, sameDefault(old, s.etc):
@@ -205,7 +212,10 @@ func (m *remerge) settle(v versions) error {
 		return err
 	}
 	if same(now, v.want) {
-		return m.tidy(v)
+		if same(v.was, v.want) {
+			return nil
+		}
+		return m.etc.removeTemporary(v.path) // of a run that was killed
 	}
 	// A directory that is there for the sake of what was changed in it is as /etc has it.
 	isParent := now.Type == Directory && v.was.Type != Directory && v.merged.etc.Type == Directory
@@ -223,8 +233,11 @@ func (m *remerge) settle(v versions) error {
 		source = m.own
 	}
 	err = m.put(v.path, now, v.want, source)
-	if errors.Is(err, unix.ENOTEMPTY) && v.own.etc.Type == Directory {
-		return m.setParent(v.path, now, v.own.etc)
+	if errors.Is(err, unix.ENOTEMPTY) && v.own.etc.Type == Directory { // it is there for the sake of what was changed in it
+		if same(now, v.own.etc) {
+			return nil
+		}
+		return m.put(v.path, now, v.own.etc, m.own)
 	}
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
 		m.result.Kept = append(m.result.Kept, v.path) // somebody has put something in there
@@ -235,33 +248,6 @@ func (m *remerge) settle(v versions) error {
 	}
 	m.result.Restored = append(m.result.Restored, v.path)
 	return nil
-}
-
-// tidy removes what a run that was killed has left beside what it had put.
-func (m *remerge) tidy(v versions) error {
-	if same(v.was, v.want) {
-		return nil
-	}
-	dir, _, err := m.etc.parent(v.path)
-	if err == nil {
-		err = removeAt(dir, temporary(v.path))
-	}
-	if errors.Is(err, unix.ENOENT) || notThere(err) {
-		return nil
-	}
-	return err
-}
-
-// setParent gives a directory that is there for the sake of what was changed in it the attributes that the administrator has given it.
-func (m *remerge) setParent(path string, now, own State) error {
-	if same(now, own) {
-		return nil
-	}
-	dir, name, err := m.etc.parent(path)
-	if err != nil {
-		return err
-	}
-	return m.setAttributes(dir, name, own)
 }
 
 // put replaces what the deployment has at a path by what another tree has there: in one step, so that there is the one or the other.
@@ -286,16 +272,8 @@ func (m *remerge) put(path string, now, want State, source *root) error {
 		return err
 	}
 	aside := temporary(path)
-	if err := removeAt(dir, aside); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err // of a run that was killed
-	}
-	if err := copyAt(from, fromName, dir, aside); err != nil {
+	if err := copyNear(place{from, fromName}, place{dir, aside}); err != nil {
 		return err
-	}
-	if want.Type == Regular {
-		if err := syncAt(dir, aside); err != nil {
-			return err
-		}
 	}
 	if now.Type == Absent || now.Type != Directory && want.Type != Directory {
 		return unix.Renameat(dir, aside, dir, name)
@@ -308,15 +286,6 @@ func (m *remerge) put(path string, now, want State, source *root) error {
 		return errors.Join(err, unix.Renameat2(dir, aside, dir, name, unix.RENAME_EXCHANGE), removeAt(dir, aside))
 	}
 	return err
-}
-
-// syncAt makes the content of a file durable.
-func syncAt(dir int, name string) error {
-	fd, err := beneath.Open(dir, name, unix.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Fsync(fd), unix.Close(fd))
 }
 
 // makeParents makes the directories above a path as the administrator has them (ensure_directory_from_template).

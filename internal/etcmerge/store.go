@@ -148,7 +148,7 @@ func (s *store) clear() error {
 	if s.journal.Apart {
 		for _, section := range []*section{&s.journal.Current, &s.journal.Committed} {
 			for _, r := range section.Records {
-				s.removeTemporary(r.Path)
+				_ = s.etc.removeTemporary(r.Path)
 			}
 		}
 	}

@@ -14,6 +14,11 @@ import (
 // Finish is what liveapply@.service itself runs, when the phases have ended or, after a failure, the rollback has: it tells
 // whoever started the unit how it went.
 func Finish(ctx context.Context, m *machine.Machine, request string) error {
+	defer func() {
+		if err := systemd.StopPhases(ctx, request); err != nil {
+			report.Warn("%v", err)
+		}
+	}()
 	if m.State.HasRequests() {
 		// That of this start, if prepare was killed before it took it. Whoever asked then is told below.
 		_, _ = transaction.TakeRequest(ctx, m, systemd.ApplyUnit(request))

@@ -151,6 +151,11 @@ func PhaseUnit(request, phase string) string {
 	return instance("liveapply-"+phase+"@", request)
 }
 
+// StopPhases has the phases of a request run once more with its next start: those that have run are active until then.
+func StopPhases(ctx context.Context, request string) error {
+	return With(ctx, func(manager *Manager) error { return manager.Stop(ctx, PhaseUnit(request, "prepare")) }) // which the others require
+}
+
 // WantAgain has a boot that is still under way look again for what it is to start: units may be wanted that were not there when it began.
 func WantAgain(ctx context.Context) error {
 	return With(ctx, func(manager *Manager) error {

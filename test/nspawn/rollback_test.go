@@ -242,7 +242,7 @@ func TestStopInTheMiddleIsRolledBack(t *testing.T) {
 			holdBefore(m, phases[i+1])
 			m.Run("systemctl", "start", "--no-block", applyUnit(v2))
 			waitFor(t, "the end of "+phase, func() bool { return hasDone(t, m, phase) })
-			awaitProperty(m, phaseUnit(phase, v2), "SubState", "dead")
+			awaitProperty(m, phaseUnit(phase, v2), "SubState", "exited")
 			m.Run("systemctl", "stop", applyUnit(v2))
 			waitFor(t, "the rollback", func() bool { return !m.Exists("/run/liveapply/transaction.json") })
 			m.Write("/run/go", "")

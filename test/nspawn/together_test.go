@@ -68,15 +68,16 @@ var actors = []func(s *together) actor{
 
 func (s *together) commit() string { return s.commits[s.random.IntN(len(s.commits))] }
 
-// round has some of them start at the same instant, and waits until all have ended and nothing is under way.
+// round has some of them start at the same instant, or while others are on their way, and waits until all have ended and nothing is under way.
 func (s *together) round(t *testing.T) []actor {
 	t.Helper()
 	var script strings.Builder
 	script.WriteString("rm -rf /run/round /run/now; mkdir /run/round\n")
 	all := make([]actor, 2+s.random.IntN(3))
+	apart := 1 + s.random.IntN(2)*400 // milliseconds
 	for i := range all {
 		all[i] = actors[s.random.IntN(len(actors))](s)
-		fmt.Fprintf(&script, "{ until [ -e /run/now ]; do :; done; { %s; } >/run/round/%d.said 2>&1; echo $? >/run/round/%d.code; } &\n", all[i].command, i, i)
+		fmt.Fprintf(&script, "{ until [ -e /run/now ]; do :; done; sleep 0.%03d; { %s; } >/run/round/%d.said 2>&1; echo $? >/run/round/%d.code; } &\n", s.random.IntN(apart), all[i].command, i, i)
 	}
 	// A kill may have left a transaction between two units: whatever comes next takes it back, as recover does.
 	script.WriteString(`touch /run/now; wait
@@ -253,4 +254,30 @@ func TestRequestCountsForItsOwnStartAlone(t *testing.T) {
 		t.Error("what was asked for with a start that failed counted for the next one")
 	}
 	requireSays(t, "the refusal", lastTransaction(t, m).Reason, []string{"additive"})
+}
+
+// Who starts the unit once more while phases run, or between two of them, waits for the same end: there is one application, and nothing runs twice.
+func TestStartWhileTheSameIsAppliedJoinsIt(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		m, v1 := productMachine(t, suite, nspawn.Options{})
+		v2 := derived(t, m, v1, labRelease("2"))
+		makeTransient(m)
+		for i, phase := range phases {
+			const released = "/run/released"
+			m.Run("rm", "-f", released)
+			dropIn(m, "liveapply-"+phase+"@.service", "ExecStartPost=/bin/sh -c 'until [ -e "+released+" ]; do sleep 0.02; done'")
+			m.Run("systemctl", "start", "--no-block", applyUnit(v2))
+			awaitHeld(m, phase, v2)
+			m.Run("systemctl", "start", "--no-block", applyUnit(v2))
+			m.Write(released, "")
+			apply(t, m, v2)
+			requireLive(t, m, v2)
+			equal(t, "transactions that were held in "+phase, len(history(t, m)), 2*i+1)
+			equal(t, "result in the history", lastTransaction(t, m).Result, "applied")
+			equal(t, "phases that are active", m.Run("systemctl", "list-units", "--no-legend", "--state=active", "liveapply-*@*"), "")
+			removeDropIns(m)
+			reset(t, m)
+		}
+	})
 }

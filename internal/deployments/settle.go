@@ -29,7 +29,28 @@ import (
 // would have made of the administrator's own. That is done, too, before each change of /etc and before each way back, for afterwards it is not known any more; and
 // at the next boot, if power was lost in between.
 
-// SettleOrTell is Settle for what the booted deployment is about; a failure keeps nothing else from going on.
+// What libostree is making of /etc at that instant is not among the deployments yet. So the lock under which libostree makes deployments is held from before that
+// until /etc is what it is to be: each deployment is made of what it was before, and settled then, or of what it is afterwards.
+
+// HoldOff is called before /etc is changed, or taken back. It settles what was deployed, and keeps libostree from making deployments until the function that it
+// returns is called. Whoever has libostree's lock may have it for hours, to pull a commit for example: longer than holdLimit, nothing is kept waiting.
+func HoldOff(ctx context.Context, s *machine.Storage) (end func()) {
+	limited, cancel := context.WithTimeout(ctx, holdLimit)
+	defer cancel()
+	lock, err := s.LockSysroot(limited)
+	end = func() { lock.Close() }
+	if err != nil {
+		report.Warn("%v: if it is making a deployment now, that may keep what live commits or overlays have in /etc (compare with ostree admin config-diff once it is booted)", err)
+		end = func() {}
+	}
+	SettleOrTell(ctx, s)
+	return end
+}
+
+// holdLimit is longer than libostree takes from the merge of /etc to the end.
+const holdLimit = time.Minute
+
+// SettleOrTell is Settle for what the booted deployment is about; a failure keeps nothing else from going on. The caller has libostree's lock.
 func SettleOrTell(ctx context.Context, s *machine.Storage) {
 	if err := Settle(ctx, s, s.Machine.Booted); err != nil {
 		report.Warn("a deployment that was made while a commit or overlays were live may have kept what they have in /etc: %v", err)

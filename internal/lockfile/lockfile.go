@@ -23,11 +23,14 @@ func FlockShared(ctx context.Context, file *os.File) error {
 	return take(ctx, file, func(fd int) error { return unix.Flock(fd, unix.LOCK_SH) })
 }
 
-// OFD takes an open file description lock (fcntl_locking(2)) on the whole of a file, or closes it.
-func OFD(ctx context.Context, file *os.File) error {
-	return take(ctx, file, func(fd int) error {
-		return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK})
-	})
+// OFD takes an open file description lock (fcntl_locking(2)) on the whole of a file, or closes it. It calls busy first if somebody else has it.
+func OFD(ctx context.Context, file *os.File, busy func()) error {
+	whole := unix.Flock_t{Type: unix.F_WRLCK}
+	if unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &whole) == nil {
+		return nil
+	}
+	busy()
+	return take(ctx, file, func(fd int) error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLKW, &whole) })
 }
 
 func take(ctx context.Context, file *os.File, lock func(fd int) error) error {

@@ -111,7 +111,7 @@ func (s *Storage) Restage(ctx context.Context, own state.Staging, theirs state.S
 // dropStaged drops the staged deployment, unless another one is to take its place, if it is liveapply's own. That is looked at under libostree's lock, so that
 // nobody stages something meanwhile.
 func (s *Storage) dropStaged(ctx context.Context, own state.Staging, replaced bool) (isOwn bool, err error) {
-	lock, err := ostree.LockSysroot(ctx, s.Root())
+	lock, err := s.LockSysroot(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -125,6 +125,16 @@ func (s *Storage) dropStaged(ctx context.Context, own state.Staging, replaced bo
 		return err == nil && own.IsOwn(description), err
 	}
 	return true, s.Machine.Sysroot.DropStaged()
+}
+
+// LockSysroot takes libostree's lock. Whoever has it may be pulling a commit: the time that is waited is no time to work.
+func (s *Storage) LockSysroot(ctx context.Context) (*os.File, error) {
+	end := func() {}
+	defer func() { end() }()
+	return ostree.LockSysroot(ctx, s.Root(), func() {
+		report.Status("waiting for the lock of the sysroot, which libostree or an upgrade has")
+		end = report.Waiting()
+	})
 }
 
 // RunOSTree runs the ostree command.

@@ -41,6 +41,12 @@ func EtcRevert(ctx context.Context, m *machine.Machine, _ string) error {
 	if err := deployments.NoteStaged(m); err != nil {
 		report.Warn("%v", err)
 	}
+	// However long that takes, within the limit of the unit: else, nothing is finalized, and the next boot does it.
+	lock, err := ostree.LockSysroot(ctx, storage.Root(), func() { report.Status("waiting for libostree's lock of the sysroot") })
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	deployments.SettleOrTell(ctx, storage)
 	// Each is tried, whatever the other does. An overlay's file does not belong into the next deployment, either: it is put there when that is booted.
 	overlays, overlaysErr := takeBackOverlays(ctx, storage)
@@ -177,5 +183,10 @@ func Deployments(ctx context.Context, m *machine.Machine, _ string) error {
 		return err
 	}
 	defer storage.Close()
+	lock, err := storage.LockSysroot(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	return deployments.Settle(ctx, storage, m.Booted)
 }

@@ -22,6 +22,10 @@ func Mount(ctx context.Context, m *machine.Machine, request string) error {
 	if plan.IsNothing() {
 		return transaction.End(m, t)
 	}
+	// The etc phase waits for libostree, and the time between the two is to be short.
+	if err := awaitLibostree(ctx, m); err != nil {
+		return err
+	}
 	report.Status("switching /usr")
 	t.Switched = true
 	if err := m.Lock.Write(t); err != nil {
@@ -43,6 +47,20 @@ func Mount(ctx context.Context, m *machine.Machine, request string) error {
 	}
 	announceSwitch(t, switched)
 	return transaction.End(m, t)
+}
+
+// awaitLibostree waits until nobody has libostree's lock of the sysroot.
+func awaitLibostree(ctx context.Context, m *machine.Machine) error {
+	storage, err := m.OpenStorage()
+	if err != nil {
+		return err
+	}
+	defer storage.Close()
+	lock, err := storage.LockSysroot(ctx)
+	if err != nil {
+		return err
+	}
+	return lock.Close()
 }
 
 // showLive says in the stamp what /usr shows now.

@@ -2,7 +2,6 @@ package phase
 
 import (
 	"context"
-	"os"
 
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -17,7 +16,7 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return nil
 	}
 	// Whoever is about to stage something has done so when it is looked at.
-	lock, err := lockSysroot(ctx, p.storage)
+	lock, err := p.storage.LockSysroot(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,10 +59,4 @@ func (p *preparation) ensureNextBoot(ctx context.Context) error {
 		return err
 	}
 	return p.machine.NoteOwn(staging)
-}
-
-// lockSysroot takes libostree's lock. Whoever has it may be pulling a commit.
-func lockSysroot(ctx context.Context, s *machine.Storage) (*os.File, error) {
-	defer report.Waiting()()
-	return ostree.LockSysroot(ctx, s.Root())
 }

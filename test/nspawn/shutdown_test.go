@@ -234,3 +234,59 @@ func TestDeploymentThatIsNotStagedHasTheAdministratorsEtc(t *testing.T) {
 		}
 	})
 }
+
+// A deployment whose /etc is merged, and which is not there yet for others, is looked at when libostree has made it, before /etc changes: by a way back as well as by
+// what is applied next. Where libostree takes longer than anybody should wait, the way back goes on.
+func TestDeploymentThatIsBeingMadeHasTheAdministratorsEtc(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	v2 := derived(t, m, v1, labRelease("2"))
+	v3 := derived(t, m, v1, labRelease("3"))
+	v4 := derived(t, m, v1, labRelease("4"))
+	makeTransient(m)
+	m.Write("/etc/lab/own", "mine\n")
+	etcDir := func() string {
+		return strings.TrimSpace(m.Run("sh", "-c", "ls -d /sysroot/ostree/deploy/debian/deploy/"+v3+".*/etc | tail -n 1"))
+	}
+	m.Run("ostree", "admin", "deploy", "--os=debian", v3)
+	want := m.Snapshot(etcDir())
+	m.Run("ostree", "admin", "undeploy", "0")
+	dropIn(m, "liveapply-deployments.service", "ExecStart=\nExecStart=/bin/true") // else, it looks afterwards
+	const making = "making-a-deployment.service"
+	begin := func() {
+		// The first is about the objects of the repo, the second about what has been checked out and merged.
+		m.Run("rm", "-f", "/run/making.log")
+		m.Run("systemd-run", "--collect", "--unit="+making, "strace", "-f", "-o", "/run/making.log", "-e", "trace=syncfs", "-e", "inject=syncfs:signal=SIGSTOP:when=2",
+			"ostree", "admin", "deploy", "--os=debian", v3)
+		m.Run("sh", "-c", "until grep -qs 'stopped by SIGSTOP' /run/making.log; do sleep 0.05; done")
+		equal(t, "/etc/lab/default of the deployment", m.Read(etcDir()+"/lab/default"), "2\n")
+	}
+	letGoOn := func() {
+		m.Run("sh", "-c", "while systemctl is-active --quiet "+making+"; do systemctl kill --signal=SIGCONT "+making+"; sleep 0.05; done")
+	}
+	for _, next := range []struct{ unit, waits string }{
+		{"liveapply-reset.service", "liveapply-reset.service"},
+		{applyUnit(v4), phaseUnit("mount", v4)},
+	} {
+		apply(t, m, v2)
+		begin()
+		m.Run("systemctl", "start", "--no-block", next.unit)
+		m.Run("sh", "-c", `until systemctl show --value --property=StatusText "$0" | grep -q 'lock of the sysroot'; do sleep 0.05; done`, next.waits)
+		equal(t, "live commit", status(t, m).Live, v2)
+		letGoOn()
+		m.Run("systemctl", "start", next.unit)
+		requireTree(t, "/etc of the deployment, which "+next.unit+" has waited for", m.Snapshot(etcDir()), want)
+		m.Run("ostree", "admin", "undeploy", "0")
+	}
+
+	apply(t, m, v2)
+	begin()
+	m.Run("systemctl", "start", "liveapply-reset.service")
+	equal(t, "a default in /etc", m.Read("/etc/lab/default"), "1\n")
+	if said := m.Journal("_SYSTEMD_UNIT=liveapply-reset.service"); !strings.Contains(said, "ostree admin config-diff") {
+		t.Errorf("the reset did not say that it has not waited for libostree: %s", said)
+	}
+	letGoOn()
+}

@@ -39,14 +39,19 @@ const recoverPath = "liveapply-recover.path"
 var liveUnits = []string{liveTarget, recoverPath, etcRevertUnit}
 
 // StartEtcRevert makes sure that changes of /etc will be taken back at shutdown. No unit of a transaction requires it: it would be
-// started for one that is refused, and stopping it after a rollback would stop a transaction that waits for its turn.
+// started for one that is refused, and stopping it after a rollback would stop a transaction that waits for its turn. While it is being stopped this fails: that
+// waits for what calls this to end.
 func StartEtcRevert(ctx context.Context) error {
-	manager, err := Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer manager.Close()
-	return manager.Start(ctx, etcRevertUnit)
+	return With(ctx, func(manager *Manager) error {
+		done := make(chan string, 1)
+		if _, err := manager.Conn.StartUnitContext(ctx, etcRevertUnit, "fail", done); err != nil {
+			return fmt.Errorf("starting %s: %w", etcRevertUnit, err)
+		}
+		if err := Await(ctx, done); err != nil {
+			return fmt.Errorf("starting %s: %w", etcRevertUnit, err)
+		}
+		return nil
+	})
 }
 
 // StopWatch stops watching the stamp: a transaction, which changes it in every phase, begins.

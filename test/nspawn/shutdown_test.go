@@ -290,3 +290,32 @@ func TestDeploymentThatIsBeingMadeHasTheAdministratorsEtc(t *testing.T) {
 	}
 	letGoOn()
 }
+
+// What takes /etc back is stopped by hand while a phase that is about to change /etc has the lock: neither waits for the other.
+func TestStopOfTheWayBackWhileEtcIsAboutToChange(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	v2 := derived(t, m, v1, labRelease("2"))
+	v3 := derived(t, m, v1, labRelease("3"))
+	makeTransient(m)
+	apply(t, m, v2)
+	const etcRevert = "liveapply-etc-revert.service"
+	stopAt(m, "etc", "flock", 1)
+	applying := m.Start("systemctl", "start", applyUnit(v3))
+	awaitStop(m)
+	m.Run("systemctl", "stop", "--no-block", etcRevert)
+	awaitProperty(m, etcRevert, "ActiveState", "deactivating")
+	m.Write("/run/go", "")
+	if _, err := applying.Wait(); err == nil {
+		t.Error("it was applied though what takes /etc back was being stopped")
+	}
+	awaitProperty(m, etcRevert, "ActiveState", "inactive")
+	equal(t, "what stopped last", m.Run("systemctl", "show", "--value", "--property=Result", etcRevert), "success")
+	requireLive(t, m, v2)
+	equal(t, "a default in /etc", m.Read("/etc/lab/default"), "1\n")
+	removeDropIns(m)
+	reset(t, m)
+	equal(t, "live commit", status(t, m).Live, v1)
+}

@@ -275,7 +275,7 @@ func TestStartWhileTheSameIsAppliedJoinsIt(t *testing.T) {
 			requireLive(t, m, v2)
 			equal(t, "transactions that were held in "+phase, len(history(t, m)), 2*i+1)
 			equal(t, "result in the history", lastTransaction(t, m).Result, "applied")
-			equal(t, "phases that are active", m.Run("systemctl", "list-units", "--no-legend", "--state=active", "liveapply-*@*"), "")
+			equal(t, "phases that are active", m.Run("systemctl", "list-units", "--no-legend", "--state=active", "liveapply-*@*.service"), "")
 			removeDropIns(m)
 			reset(t, m)
 		}

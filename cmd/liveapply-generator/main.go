@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/ostree"
 )
 
 // unitDir is where the units are installed; set by the build.
@@ -29,8 +30,14 @@ func main() {
 
 // generate writes units for the system at root into dir.
 func generate(root, dir string) error {
+	held := holdStaged(root)
 	configuration := config.System
 	configuration.Root = root
+	return errors.Join(held, generateUnits(root, dir, configuration))
+}
+
+// generateUnits writes the units.
+func generateUnits(root, dir string, configuration config.Dirs) error {
 	if off, err := configuration.IsOff(); off || err != nil {
 		return err
 	}
@@ -48,6 +55,41 @@ func generate(root, dir string) error {
 	}
 	// What a power cut left is recovered whatever the configuration says.
 	return errors.Join(shown, recoverAtBoot(root, dir), automatic(configuration, dir))
+}
+
+// holdStaged keeps libostree from merging /etc into what is staged when, at a boot, the /etc of what is booted has something that a boot which lost power has left there,
+// whether liveapply-recover.service, which takes that back and lets libostree go on, comes to run or not. What is in /run/liveapply tells that it is no boot.
+func holdStaged(root string) error {
+	journals, err := filepath.Glob(filepath.Join(root, "ostree/deploy/*/backing/*/liveapply/*/journal.json"))
+	if err != nil || len(journals) == 0 {
+		return err
+	}
+	sysroot, err := ostree.OpenSysroot(root)
+	if err != nil {
+		return err
+	}
+	for _, journal := range journals {
+		backing, err := filepath.Rel(root, filepath.Dir(filepath.Dir(filepath.Dir(journal))))
+		if err != nil {
+			return err
+		}
+		deployment := filepath.Join(filepath.Dir(filepath.Dir(backing)), "deploy", filepath.Base(backing))
+		if booted, err := sysroot.IsBooted(deployment); !booted || err != nil {
+			continue // or it is no more
+		}
+		err = os.Mkdir(filepath.Join(root, "run/liveapply"), 0o755)
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		if err == nil {
+			err = os.Mkdir(filepath.Join(root, "run/liveapply/nothing-staged"), 0o755) // see finalize-staged.conf
+		}
+		if err != nil {
+			return fmt.Errorf("keeping the changes of /etc out of the next deployment: %w", err)
+		}
+		return nil
+	}
+	return nil
 }
 
 func exists(root, path string) (bool, error) {

@@ -128,7 +128,7 @@ func run(ctx context.Context, v verb, request string) error {
 	}
 	isPhase := v.request && !onOverlays && v.name != "finish" && v.name != "rollback"
 	err = v.run(ctx, m, request)
-	if ctx.Err() != nil && isPhase {
+	if ctx.Err() != nil && isPhase && (err != nil || v.name != "record") {
 		// Even if all was done: the phases that come next will not run, so this one has to be taken back.
 		err = errors.Join(errors.New("stopped before the end"), err)
 	}

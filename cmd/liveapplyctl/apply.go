@@ -140,7 +140,8 @@ func (s *starter) apply(ctx context.Context, m *machine.Machine, target ostree.C
 	if err != nil {
 		return err
 	}
-	if live == target && !request.IsPartial() {
+	underWay, err := m.UnderWay()
+	if live == target && underWay == nil && err == nil && !request.IsPartial() { // what is under way may yet be taken back
 		s.say("Commit %s is live already.", named(target))
 		return errNothing
 	}

@@ -68,7 +68,7 @@ func (s *starter) carryOut(ctx context.Context, c *overlayChange) error {
 		err = c.machine.State.WriteOverlayRequest(c.id, content)
 	}
 	if err == nil {
-		err = s.start(ctx, c.machine, job{unit: systemd.OverlayUnit(c.id), done: c.done})
+		err = s.start(ctx, c.machine, job{unit: systemd.OverlayUnit(c.id), done: c.done, once: true})
 	}
 	if ctx.Err() != nil || err == nil && s.noWait {
 		return err

@@ -24,7 +24,7 @@ var (
 const refresh = 100 * time.Millisecond
 
 // showProgress shows the phases of a job until the function that it returns is called with whether all went well.
-func showProgress(ctx context.Context, manager *systemd.Manager, m *machine.Machine, j job, screen screen) (end func(ok bool)) {
+func showProgress(ctx context.Context, m *machine.Machine, j job, screen screen) (end func(ok bool)) {
 	p := &progress{screen: screen, phases: j.phases, now: time.Now}
 	ctx, cancel := context.WithCancel(ctx)
 	stamps := make(chan state.Stamp)
@@ -41,11 +41,11 @@ func showProgress(ctx context.Context, manager *systemd.Manager, m *machine.Mach
 	shown := make(chan struct{})
 	go func() {
 		defer close(shown)
-		p.follow(stamps, j.target, func(phase string) string {
-			text, err := manager.StatusText(ctx, systemd.PhaseUnit(j.request(), phase))
-			if err != nil {
-				return ""
-			}
+		p.follow(stamps, j.target, func(phase string) (text string) {
+			_ = systemd.With(ctx, func(manager *systemd.Manager) (err error) {
+				text, err = manager.StatusText(ctx, systemd.PhaseUnit(j.request(), phase))
+				return err
+			})
 			return text
 		})
 	}()

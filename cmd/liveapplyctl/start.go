@@ -47,6 +47,7 @@ type job struct {
 	target ostree.Checksum // of its transaction
 	ask    *config.Request // for what reads the configuration; nil if nothing does
 	done   string          // what to say then
+	once   bool            // the unit is never started again
 }
 
 // request is what the unit works on.
@@ -90,13 +91,16 @@ func (s *starter) start(ctx context.Context, m *machine.Machine, j job) error {
 	}
 	end := func(bool) {}
 	if screen := openScreen(os.Stderr); screen.isTerminal() && !s.quiet && len(j.phases) > 0 {
-		end = showProgress(ctx, manager, m, j, screen)
+		end = showProgress(ctx, m, j, screen)
 	}
 	err = begun.Outcome(ctx)
 	end(err == nil)
 	if err == nil {
 		s.say("%s", j.done)
 		return nil
+	}
+	if j.once && ctx.Err() == nil {
+		_ = manager.ResetFailed(ctx, j.unit) // nobody else would
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted, but %s goes on: see liveapplyctl status", j.unit)

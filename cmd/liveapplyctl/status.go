@@ -122,7 +122,7 @@ func lookAround(ctx context.Context, m *machine.Machine, stamp *state.Stamp) (*s
 	if s.last, err = m.State.LastEntry(); err != nil {
 		return nil, err
 	}
-	if s.settled, err = m.State.Settled(); err != nil {
+	if s.settled, err = settled(m); err != nil {
 		return nil, err
 	}
 	repo, err := ostree.OpenRepo("/sysroot/ostree/repo")
@@ -343,6 +343,19 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// settled lists those of the deployments that are there, and of the one that is booted, only what is wrong with it.
+func settled(m *machine.Machine) ([]state.Settled, error) {
+	all, err := m.State.Settled()
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	deployments, err := m.Sysroot.Deployments()
+	return slices.DeleteFunc(all, func(one state.Settled) bool {
+		i := slices.IndexFunc(deployments, func(d ostree.Deployment) bool { return d.ID() == one.Deployment })
+		return i < 0 || deployments[i].Booted && one.Failure == "" && len(one.Kept) == 0
+	}), err
 }
 
 // settledField says what has become of the /etc of a deployment that was not staged.

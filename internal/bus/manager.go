@@ -160,7 +160,7 @@ func (s *Service) choose(rev string, request config.Request) (ostree.Checksum, *
 	if statusErr != nil {
 		return target, failed(statusErr)
 	}
-	if stamp.Live == target && !request.IsPartial() {
+	if stamp.Live == target && stamp.Phase == "" && !request.IsPartial() { // what is under way may yet be taken back
 		return target, errorf(errNothingToDo, "commit %s is live already", target)
 	}
 	return target, nil

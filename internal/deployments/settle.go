@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,32 +33,32 @@ import (
 // What libostree is making of /etc at that instant is not among the deployments yet. So the lock under which libostree makes deployments is held from before that
 // until /etc is what it is to be: each deployment is made of what it was before, and settled then, or of what it is afterwards.
 
-// HoldOff is called before /etc is changed, or taken back. It settles what was deployed, and keeps libostree from making deployments until the function that it
-// returns is called. Whoever has libostree's lock may have it for hours, to pull a commit for example: longer than holdLimit, nothing is kept waiting.
+// HoldOff keeps libostree from making deployments until the function that it returns is called. Whoever has libostree's lock may have it for hours, to pull a commit
+// for example: longer than holdLimit, nothing is kept waiting.
 func HoldOff(ctx context.Context, s *machine.Storage) (end func()) {
 	limited, cancel := context.WithTimeout(ctx, holdLimit)
 	defer cancel()
 	lock, err := s.LockSysroot(limited)
-	end = func() { lock.Close() }
 	if err != nil {
 		report.Warn("%v: if it is making a deployment now, that may keep what live commits or overlays have in /etc (compare with ostree admin config-diff once it is booted)", err)
-		end = func() {}
+		return func() {}
 	}
-	SettleOrTell(ctx, s)
+	return func() { lock.Close() }
+}
+
+// SettleAndHoldOff is called before /etc is changed, or taken back: it is HoldOff, and settles what was deployed.
+func SettleAndHoldOff(ctx context.Context, s *machine.Storage) (end func()) {
+	end = HoldOff(ctx, s)
+	if err := Settle(ctx, s, s.Machine.Booted); err != nil {
+		report.Warn("a deployment that was made while a commit or overlays were live may have kept what they have in /etc: %v", err)
+	}
 	return end
 }
 
 // holdLimit is longer than libostree takes from the merge of /etc to the end.
 const holdLimit = time.Minute
 
-// SettleOrTell is Settle for what the booted deployment is about; a failure keeps nothing else from going on. The caller has libostree's lock.
-func SettleOrTell(ctx context.Context, s *machine.Storage) {
-	if err := Settle(ctx, s, s.Machine.Booted); err != nil {
-		report.Warn("a deployment that was made while a commit or overlays were live may have kept what they have in /etc: %v", err)
-	}
-}
-
-// Settle settles what was deployed while the /etc of a deployment had something of ours in it.
+// Settle settles what was deployed while the /etc of a deployment had something of ours in it. The caller has libostree's lock.
 func Settle(ctx context.Context, s *machine.Storage, of ostree.Deployment) error {
 	since, found, err := changedSince(s, of)
 	if err != nil || !found {
@@ -86,12 +87,17 @@ func Settle(ctx context.Context, s *machine.Storage, of ostree.Deployment) error
 		if err == nil {
 			err = makeOwn()
 		}
+		settled := state.Settled{Deployment: made.ID()}
 		if err == nil {
-			err = settleOne(ctx, s, of, filepath.Join(own, "etc"), made)
+			settled, err = settleOne(ctx, s, of, filepath.Join(own, "etc"), made)
 		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("deployment %s: %w", made.ID(), err), s.Machine.State.NoteSettled(state.Settled{Deployment: made.ID(), Failure: err.Error()}))
+			settled.Failure = err.Error()
+			failed = append(failed, fmt.Errorf("deployment %s: %w", made.ID(), err))
 		}
+		failed = append(failed, s.Machine.State.NoteSettled(settled, func(id string) bool {
+			return slices.ContainsFunc(all, func(d ostree.Deployment) bool { return d.ID() == id })
+		}))
 	}
 	return errors.Join(failed...)
 }
@@ -136,14 +142,16 @@ func birth(path string) (time.Time, error) {
 }
 
 // settleOne settles one deployment, which was made of the /etc of another, whose administrator's own is at a path.
-func settleOne(ctx context.Context, s *machine.Storage, of ostree.Deployment, own string, made ostree.Deployment) error {
+func settleOne(ctx context.Context, s *machine.Storage, of ostree.Deployment, own string, made ostree.Deployment) (settled state.Settled, err error) {
+	settled.Deployment = made.ID()
 	at := func(d ostree.Deployment, path string) string { return filepath.Join(s.Root(), d.Path(), path) }
 	result, err := etcmerge.Remerge{
 		Defaults: at(of, machine.EtcTree), Merged: at(of, "etc"), Own: own, New: at(made, machine.EtcTree), Etc: at(made, "etc"),
 	}.Do(ctx)
 	if err != nil {
-		return err
+		return settled, err
 	}
+	settled.Restored, settled.Kept = result.Restored, result.Kept
 	t := &state.Transaction{From: of.Commit, Target: made.Commit}
 	for _, path := range result.Kept {
 		report.Announce(t, report.MessageKept, fmt.Sprintf("/etc/%s of deployment %s is neither as libostree has merged it nor the administrator's own, and stays as it is", path, made.ID()),
@@ -153,10 +161,7 @@ func settleOne(ctx context.Context, s *machine.Storage, of ostree.Deployment, ow
 		report.Announce(t, report.MessageSettled, fmt.Sprintf("Deployment %s, which was made while a commit or overlays were live, has the administrator's own /etc now: %s",
 			made.ID(), report.Abbreviated(result.Restored)), nil)
 	}
-	if len(result.Restored)+len(result.Kept) == 0 {
-		return nil
-	}
-	return s.Machine.State.NoteSettled(state.Settled{Deployment: made.ID(), Restored: result.Restored, Kept: result.Kept})
+	return settled, nil
 }
 
 // copyOwnEtc makes that of a deployment: it copies /etc and the journals, and takes everything back there.

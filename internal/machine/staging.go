@@ -139,6 +139,7 @@ func (s *Storage) LockSysroot(ctx context.Context) (*os.File, error) {
 
 // RunOSTree runs the ostree command.
 func RunOSTree(ctx context.Context, args ...string) error {
+	defer report.Waiting()() // it takes the lock of the sysroot
 	output, err := exec.CommandContext(ctx, "ostree", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("ostree %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(output)))

@@ -85,6 +85,16 @@ func (s *Sysroot) Booted() (Deployment, error) {
 	return s.markBooted(deployments)
 }
 
+// IsBooted tells whether the machine booted the deployment in a directory below the sysroot. Nothing else has to be there or mounted for that.
+func (s *Sysroot) IsBooted(path string) (bool, error) {
+	booted, err := s.rootIdentity()
+	if err != nil {
+		return false, err
+	}
+	is, err := s.identity(path)
+	return is == booted && err == nil, err
+}
+
 // Staged returns the deployment that libostree will finalize at shutdown, if there is one.
 func (s *Sysroot) Staged() (Deployment, bool, error) {
 	deployments, err := s.Deployments()

@@ -34,6 +34,9 @@ const (
 	finalizeDropIn = "ostree-finalize-staged.service.d/50-liveapply.conf"
 )
 
+// OtherPaths are what a tree has to have besides the helper and the units: what a person takes things back with, and what keeps libostree from finalizing.
+var OtherPaths = []string{ctlPath, UnitDir + "/" + finalizeDropIn}
+
 // IsOurUnit tells whether a unit is of what applies and takes back: all but what other programs of liveapply are for, and timers.
 func IsOurUnit(name string) bool {
 	kept := []string{".service", ".path", ".target"}
@@ -47,12 +50,22 @@ const needName = "commits"
 // Link leads to them, by a name that is known to people and units.
 func Link(m *machine.Machine) string { return filepath.Join(m.State.Run, machine.OwnName) }
 
+// IsKept tells whether there are any, or the beginning of them.
+func IsKept(m *machine.Machine) bool {
+	_, err := os.Lstat(programs(m))
+	return err == nil
+}
+
+// programs is their directory.
+func programs(m *machine.Machine) string {
+	return filepath.Join(m.PhysicalRoot(), m.Booted.BackingPath(), "liveapply", machine.OwnName)
+}
+
 func dir(s *machine.Storage) string { return filepath.Join(s.Dir, machine.OwnName) }
 
 // Keep has what runs now be there when a commit is live. It is written down for which commit before.
 func Keep(ctx context.Context, s *machine.Storage, commit ostree.Checksum) error {
 	link := Link(s.Machine)
-	target := filepath.Join(s.Machine.PhysicalRoot(), s.Machine.Booted.BackingPath(), "liveapply", machine.OwnName)
 	isInUse, err := isNeeded(s)
 	if err == nil && isInUse {
 		return noteNeed(s, commit) // what runs is what was kept before; in /usr, there is the live commit's
@@ -68,7 +81,7 @@ func Keep(ctx context.Context, s *machine.Storage, commit ostree.Checksum) error
 	}
 	if err == nil {
 		_ = os.Remove(link)
-		err = os.Symlink(target, link)
+		err = os.Symlink(programs(s.Machine), link)
 	}
 	if err == nil {
 		err = writeOwnUnits(link)
@@ -166,7 +179,7 @@ func writeOwnUnits(programs string) error {
 // Drop removes what Keep has made, if what is live can do without. systemd knows no unit of it any more when the programs go.
 func Drop(ctx context.Context, s *machine.Storage, live ostree.Checksum) error {
 	commits, err := needing(s)
-	if err == nil && (commits == nil || slices.Contains(commits, live.String())) {
+	if err == nil && slices.Contains(commits, live.String()) {
 		return nil
 	}
 	if err == nil {

@@ -47,7 +47,10 @@ func EtcRevert(ctx context.Context, m *machine.Machine, _ string) error {
 		return err
 	}
 	defer lock.Close()
-	deployments.SettleOrTell(ctx, storage)
+	// If that fails, the journals stay for the next boot, which tries once more.
+	if err := deployments.Settle(ctx, storage, m.Booted); err != nil {
+		return err
+	}
 	// Each is tried, whatever the other does. An overlay's file does not belong into the next deployment, either: it is put there when that is booted.
 	overlays, overlaysErr := takeBackOverlays(ctx, storage)
 	live, liveErr := takeBackLive(ctx, storage)
@@ -173,8 +176,12 @@ func livedCommits(s *machine.Storage) ([]ostree.Checksum, error) {
 	return commits, nil
 }
 
-// Deployments does it now.
+// Deployments settles what was deployed.
 func Deployments(ctx context.Context, m *machine.Machine, _ string) error {
+	// It is libostree that has touched /ostree/deploy, and not come to its end yet.
+	if err := awaitLibostree(ctx, m); err != nil {
+		return err
+	}
 	if err := transaction.Acquire(ctx, m); err != nil {
 		return err
 	}
@@ -183,10 +190,6 @@ func Deployments(ctx context.Context, m *machine.Machine, _ string) error {
 		return err
 	}
 	defer storage.Close()
-	lock, err := storage.LockSysroot(ctx)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
+	defer deployments.HoldOff(ctx, storage)()
 	return deployments.Settle(ctx, storage, m.Booted)
 }

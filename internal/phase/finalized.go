@@ -26,7 +26,7 @@ func Finalized(_ context.Context, m *machine.Machine, _ string) error {
 	if err != nil {
 		return err
 	}
-	reason := "libostree could not finalize its deployment (journalctl -b -1 -u ostree-finalize-staged.service): stage it again"
+	reason := "libostree could not finalize the deployment that was staged (journalctl -b -1 -u ostree-finalize-staged.service): stage it again"
 	switch _, noted := os.Lstat(deployments.NothingStaged(m)); {
 	case found && staged.Locked:
 		return nil
@@ -35,7 +35,7 @@ func Finalized(_ context.Context, m *machine.Machine, _ string) error {
 		if noted == nil {
 			reason = "/etc had changes of a live commit or of overlays that were not taken back (journalctl -b -1 -u liveapply-etc-revert.service), which its deployment would have kept: stage it again"
 		}
-	case os.Getenv("SERVICE_RESULT") == "success" || commit.IsZero(): // systemd.exec(5)
+	case os.Getenv("SERVICE_RESULT") == "success": // systemd.exec(5)
 		return nil
 	}
 	return m.State.AppendHistory(state.Entry{

@@ -14,11 +14,6 @@ import (
 // Finish is what liveapply@.service itself runs, when the phases have ended or, after a failure, the rollback has: it tells
 // whoever started the unit how it went.
 func Finish(ctx context.Context, m *machine.Machine, request string) error {
-	defer func() {
-		if err := systemd.StopPhases(ctx, request); err != nil {
-			report.Warn("%v", err)
-		}
-	}()
 	if m.State.HasRequests() {
 		// That of this start, if prepare was killed before it took it. Whoever asked then is told below.
 		_, _ = transaction.TakeRequest(ctx, m, systemd.ApplyUnit(request))
@@ -33,6 +28,9 @@ func Finish(ctx context.Context, m *machine.Machine, request string) error {
 	if outcome.Reason != "" {
 		report.Status("%s", outcome.Reason)
 		return fmt.Errorf("%s: %s", outcome.Result, outcome.Reason)
+	}
+	if err := systemd.StopPhases(ctx, request); err != nil {
+		report.Warn("%v", err)
 	}
 	stamp, err := m.Stamp()
 	if err != nil {

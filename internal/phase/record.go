@@ -27,6 +27,10 @@ func Record(ctx context.Context, m *machine.Machine, request string) error {
 			return err
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx = lasting(ctx)
 	t.End()
 	t.Committed = true
 	if err := m.Lock.Write(t); err != nil {

@@ -181,8 +181,11 @@ func reloadAfterSwitchBack(ctx context.Context, s *machine.Storage, t *state.Tra
 // failure says how a request failed whose transaction is t, if that is known. A phase that was killed could not say why.
 func failure(m *machine.Machine, request string, t *state.Transaction) (*state.Outcome, error) {
 	outcome, err := m.State.Outcome(request)
-	if err != nil || outcome != nil {
-		return outcome, err
+	if err != nil {
+		return nil, err
+	}
+	if outcome != nil && (outcome.Result != state.Applied || t == nil || t.Committed) { // else, it is of an earlier transaction, whose unit was stopped
+		return outcome, nil
 	}
 	outcome = &state.Outcome{Result: state.RolledBack, Reason: "a phase was killed; see systemctl status 'liveapply-*'"}
 	if t == nil || systemd.UnitOf(t) != systemd.ApplyUnit(request) || len(t.Phases) == 0 {
@@ -192,18 +195,18 @@ func failure(m *machine.Machine, request string, t *state.Transaction) (*state.O
 	outcome.Phase = last.Name
 	outcome.Reason = "the phase " + last.Name + " was killed"
 	if last.Seconds > 0 {
-		outcome.Reason = "a unit failed when the phase " + last.Name + " had done its work; see systemctl --failed 'liveapply-*'"
+		outcome.Reason = "it was stopped, or a unit failed, when the phase " + last.Name + " had done its work; see systemctl --failed 'liveapply-*'"
 	}
 	return outcome, nil
 }
 
 // Fail leaves why a phase failed, for the rollback and for liveapply@.service; not if the commit was applied before that.
 func Fail(m *machine.Machine, request, phase string, reason error) error {
-	if outcome, err := m.State.Outcome(request); err == nil && outcome != nil && outcome.Result == state.Applied {
-		return nil
-	}
 	if phase == "prepare" {
 		return m.State.SetOutcome(request, refusal(reason))
+	}
+	if outcome, err := m.State.Outcome(request); err == nil && outcome != nil && outcome.Result == state.Applied {
+		return nil
 	}
 	return m.State.SetOutcome(request, state.Outcome{Result: state.RolledBack, Reason: reason.Error(), Phase: phase})
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/liveapply/liveapply/internal/deployments"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/ostree"
@@ -47,6 +48,7 @@ func makeUsers(ctx context.Context, m *machine.Machine, fragments []string) erro
 		return err
 	}
 	defer storage.Close()
+	defer deployments.SettleAndHoldOff(ctx, storage)()
 	report.Status("making users")
 	return runIntoEtc(ctx, storage, append([]string{"systemd-sysusers"}, fragments...), accountFiles...)
 }

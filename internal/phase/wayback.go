@@ -28,6 +28,14 @@ func (p *preparation) lookForWayBack() error {
 		return nil
 	}
 	p.tryHelper = !p.isThisProgram(has)
+	for _, path := range own.OtherPaths {
+		if lacks, err := p.lacksFile(path); err != nil {
+			return err
+		} else if lacks {
+			p.lacks = "lacks /" + path
+			return nil
+		}
+	}
 	wanted, err := p.unitNames(p.plan.Booted)
 	if err != nil {
 		return err
@@ -42,6 +50,16 @@ func (p *preparation) lookForWayBack() error {
 		}
 	}
 	return nil
+}
+
+// lacksFile tells whether the target does not have a file that is booted.
+func (p *preparation) lacksFile(path string) (bool, error) {
+	wanted, err := p.storage.Lookup(p.plan.Booted, path)
+	if err != nil || wanted.Kind == ostree.KindNone {
+		return false, err
+	}
+	there, err := p.storage.Lookup(p.plan.Live, path)
+	return there.Kind == ostree.KindNone, err
 }
 
 // isThisProgram tells whether a file of a commit is the program that runs: layers and deployments have hard links to the objects of the repo.

@@ -181,7 +181,7 @@ func Act(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
 	jobs, ctx := errgroup.WithContext(ctx)
 	for i, task := range tasks {
 		jobs.Go(func() error {
-			if err := systemd.Await(ctx, results[i]); err != nil {
+			if err := s.Await(ctx, results[i]); err != nil {
 				return fmt.Errorf("%s %s (%s): %w: see systemctl status %s", task.Action, task.Unit, task.Why, err, task.Unit)
 			}
 			return nil
@@ -260,7 +260,7 @@ func all(ctx context.Context, s *systemd.Manager, tasks []state.Task, queue func
 		if results[i] == nil {
 			continue
 		}
-		if err := systemd.Await(ctx, results[i]); err != nil {
+		if err := s.Await(ctx, results[i]); err != nil {
 			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit))
 		}
 	}

@@ -183,7 +183,7 @@ func RunChecks(ctx context.Context, s *systemd.Manager, paths []string) error {
 	}
 	var failed []error
 	for i, path := range paths {
-		if err := systemd.Await(ctx, results[i]); err != nil {
+		if err := s.Await(ctx, results[i]); err != nil {
 			failed = append(failed, fmt.Errorf("the health check %s failed: see journalctl --unit=%s", path, checkUnit(path)))
 		}
 	}

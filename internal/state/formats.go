@@ -4,7 +4,7 @@ import "fmt"
 
 // Formats is the version of all that one helper hands to another: transaction, plan, journal of /etc, manifest of a layer, stamp, history, requests. It grows
 // when a helper of the version before could no longer go on with what this one writes. docs/state.md has the rule.
-const Formats = 2
+const Formats = 3
 
 // CheckFormats tells whether this helper can go on with what one of a version hands over.
 func CheckFormats(version int) error {

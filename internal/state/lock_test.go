@@ -183,8 +183,8 @@ func TestRequestOfWhomWasKilledWhileAskingIsRefusedOnce(t *testing.T) {
 
 func TestSettledDeploymentsAreToldOnceEach(t *testing.T) {
 	d := testDirs(t)
-	for _, one := range []Settled{{Deployment: "a.0", Failure: "no space"}, {Deployment: "b.0", Kept: []string{"x"}}, {Deployment: "a.0", Restored: []string{"y"}}, {Deployment: "a.0", Restored: []string{"x"}}} {
-		if err := d.NoteSettled(one); err != nil {
+	for _, one := range []Settled{{Deployment: "gone.0"}, {Deployment: "a.0", Failure: "no space"}, {Deployment: "b.0", Kept: []string{"x"}}, {Deployment: "a.0", Restored: []string{"y"}}, {Deployment: "a.0", Restored: []string{"x"}}} {
+		if err := d.NoteSettled(one, func(id string) bool { return id != "gone.0" }); err != nil {
 			t.Fatal(err)
 		}
 	}

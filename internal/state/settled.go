@@ -25,22 +25,23 @@ func (s *settledDeployments) check() error {
 	return nil
 }
 
-// Settled lists the deployments that were settled in this boot.
+// Settled lists the deployments that were settled. Some may be no more.
 func (d Dirs) Settled() ([]Settled, error) {
 	var s settledDeployments
 	_, err := readJSON(d.settledPath(), &s)
 	if errors.Is(err, ErrDamaged) {
-		return nil, nil // the journal of the boot has it, too
+		return nil, nil // the journal has it, too
 	}
 	return s.All, err
 }
 
-// NoteSettled adds to what is known of a deployment.
-func (d Dirs) NoteSettled(one Settled) error {
+// NoteSettled adds to what is known of a deployment, and forgets those that are no more.
+func (d Dirs) NoteSettled(one Settled, exists func(deployment string) bool) error {
 	all, err := d.Settled()
 	if err != nil {
 		return err
 	}
+	all = slices.DeleteFunc(all, func(one Settled) bool { return !exists(one.Deployment) })
 	i := slices.IndexFunc(all, func(other Settled) bool { return other.Deployment == one.Deployment })
 	if i < 0 {
 		all = append(all, one)
@@ -51,4 +52,4 @@ func (d Dirs) NoteSettled(one Settled) error {
 	return writeJSON(d.settledPath(), 0o644, settledDeployments{all})
 }
 
-func (d Dirs) settledPath() string { return filepath.Join(d.Run, "settled.json") }
+func (d Dirs) settledPath() string { return filepath.Join(d.Lib, "settled.json") }

@@ -2,9 +2,12 @@
 package systemd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -12,24 +15,37 @@ import (
 )
 
 // Manager is a connection to it.
-type Manager struct{ Conn *dbus.Conn }
+type Manager struct {
+	Conn *dbus.Conn
+	lost <-chan struct{} // closed when no signal comes any more
+}
 
 // ConnectToLook reaches systemd over the bus, where everybody may ask it.
 func ConnectToLook(ctx context.Context) (*Manager, error) {
-	conn, err := dbus.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to systemd: %w", err)
-	}
-	return &Manager{conn}, nil
+	return connect(func() (*godbus.Conn, error) { return godbus.ConnectSystemBus(godbus.WithContext(ctx)) })
 }
 
 // Connect reaches systemd by its private socket: as root, and also while the bus is not there.
 func Connect(ctx context.Context) (*Manager, error) {
-	conn, err := dbus.NewSystemdConnectionContext(ctx)
+	return connect(func() (*godbus.Conn, error) {
+		conn, err := godbus.Dial("unix:path=/run/systemd/private", godbus.WithContext(ctx))
+		if err == nil {
+			err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))}) // there is no bus to say hello to
+		}
+		return conn, err
+	})
+}
+
+func connect(dial func() (*godbus.Conn, error)) (*Manager, error) {
+	var last *godbus.Conn // by which the signals come
+	conn, err := dbus.NewConnection(func() (conn *godbus.Conn, err error) {
+		last, err = dial()
+		return last, err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("connecting to systemd: %w", err)
 	}
-	return &Manager{conn}, nil
+	return &Manager{conn, last.Context().Done()}, nil
 }
 
 // With does something over a connection of Connect.
@@ -44,6 +60,21 @@ func With(ctx context.Context, do func(*Manager) error) error {
 
 // Close ends the connection.
 func (s *Manager) Close() { s.Conn.Close() }
+
+// Renew connects as Connect does if the connection was lost, as it is when systemd is executed again.
+func (s *Manager) Renew(ctx context.Context) error {
+	select {
+	case <-s.lost:
+	default:
+		return nil
+	}
+	again, err := Connect(ctx)
+	if err == nil {
+		s.Close()
+		*s = *again
+	}
+	return err
+}
 
 // Version is the first number in the version of the systemd that runs.
 func (s *Manager) Version() (int, error) {
@@ -114,10 +145,36 @@ func (s *Manager) Jobs(ctx context.Context) ([]uint32, error) {
 
 // Wait returns when the job of the unit has ended. It fails unless the job has succeeded.
 func (b *Begun) Wait(ctx context.Context) error {
-	if err := Await(ctx, b.done); err != nil {
+	err := b.systemd.Await(ctx, b.done)
+	for errors.Is(err, errLost) {
+		err = b.waitAnew(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("starting %s: %w: see systemctl status %s", b.name, err, b.name)
 	}
 	return nil
+}
+
+// waitAnew is Wait for when the connection was lost.
+func (b *Begun) waitAnew(ctx context.Context) error {
+	if err := b.systemd.Renew(ctx); err != nil {
+		return err
+	}
+	job, err := b.systemd.Job(ctx, b.name)
+	if err != nil {
+		return err
+	}
+	if job == b.Job {
+		b.done = make(chan string, 1)
+		if _, err := b.systemd.Conn.StartUnitContext(ctx, b.name, "replace", b.done); err != nil { // which joins it
+			return err
+		}
+		return b.systemd.Await(ctx, b.done)
+	}
+	if now, err := b.systemd.activeState(ctx, b.name); err != nil || now != "failed" {
+		return err
+	}
+	return errors.New("it failed")
 }
 
 // Outcome is Wait for what applies a commit or goes back: if that fails, the error is the reason, which the unit has told.
@@ -160,7 +217,7 @@ func (s *Manager) Restart(ctx context.Context, name string) error {
 	if _, err := s.Conn.RestartUnitContext(ctx, name, "replace", done); err != nil {
 		return fmt.Errorf("restarting %s: %w", name, err)
 	}
-	if err := Await(ctx, done); err != nil {
+	if err := s.Await(ctx, done); err != nil {
 		return fmt.Errorf("restarting %s: %w: see systemctl status %s", name, err, name)
 	}
 	return nil
@@ -190,14 +247,17 @@ func (s *Manager) stop(ctx, waiting context.Context, name string) error {
 	} else if err != nil {
 		return fmt.Errorf("stopping %s: %w", name, err)
 	}
-	if err := Await(waiting, done); err != nil {
+	if err := s.Await(waiting, done); err != nil {
 		return fmt.Errorf("stopping %s: %w", name, err)
 	}
 	return nil
 }
 
+// errLost is what a wait ends with when systemd is executed again.
+var errLost = errors.New("the connection to systemd was lost")
+
 // Await waits for the end of a job, which is an error unless the job has succeeded.
-func Await(ctx context.Context, done <-chan string) error {
+func (s *Manager) Await(ctx context.Context, done <-chan string) error {
 	select {
 	case result := <-done:
 		switch result {
@@ -209,6 +269,8 @@ func Await(ctx context.Context, done <-chan string) error {
 		return fmt.Errorf("the job ended with %q", result)
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.lost:
+		return cmp.Or(ctx.Err(), errLost)
 	}
 }
 

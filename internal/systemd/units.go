@@ -47,7 +47,7 @@ func StartEtcRevert(ctx context.Context) error {
 		if _, err := manager.Conn.StartUnitContext(ctx, etcRevertUnit, "fail", done); err != nil {
 			return fmt.Errorf("starting %s: %w", etcRevertUnit, err)
 		}
-		if err := Await(ctx, done); err != nil {
+		if err := manager.Await(ctx, done); err != nil {
 			return fmt.Errorf("starting %s: %w", etcRevertUnit, err)
 		}
 		return nil

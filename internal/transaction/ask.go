@@ -72,6 +72,9 @@ func TakeRequest(ctx context.Context, m *machine.Machine, unit string) (c *confi
 // Ask is TryAsk when it is its turn. It calls waiting once if it has to wait for that.
 func Ask(ctx context.Context, m *machine.Machine, manager *systemd.Manager, target ostree.Checksum, request config.Request, waiting func()) (*systemd.Begun, error) {
 	for {
+		if err := manager.Renew(ctx); err != nil {
+			return nil, err
+		}
 		begun, err := TryAsk(ctx, m, manager, target, request)
 		if begun != nil || err != nil {
 			return begun, err

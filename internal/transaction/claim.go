@@ -3,7 +3,6 @@ package transaction
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/liveapply/liveapply/internal/deployments"
 	"github.com/liveapply/liveapply/internal/machine"
@@ -76,8 +75,8 @@ func Release(ctx context.Context, m *machine.Machine, t *state.Transaction) erro
 // settleAround makes what there is beside a commit that is live be as it needs it.
 func settleAround(ctx context.Context, m *machine.Machine, live ostree.Checksum) error {
 	open := m.ViewStorage
-	_, noOwn := os.Lstat(own.Link(m))
-	if noOwn == nil {
+	keepsOwn := own.IsKept(m)
+	if keepsOwn {
 		open = m.OpenStorage
 	}
 	storage, err := open()
@@ -85,7 +84,7 @@ func settleAround(ctx context.Context, m *machine.Machine, live ostree.Checksum)
 		return err
 	}
 	defer storage.Close()
-	if noOwn == nil {
+	if keepsOwn {
 		if err := own.Drop(ctx, storage, live); err != nil {
 			return err
 		}

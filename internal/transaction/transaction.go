@@ -53,6 +53,10 @@ func (p place) own(ctx context.Context, unit, request string) (*state.Lock, *sta
 		if err != nil {
 			return nil, nil, err
 		}
+		if err := ctx.Err(); err != nil { // stopped: nobody would go on with what is begun now
+			lock.Close()
+			return nil, nil, err
+		}
 		t, first, err := p.look(ctx, lock, unit, request)
 		if err == nil && first == nil {
 			return lock, t, nil

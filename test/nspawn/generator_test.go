@@ -129,9 +129,20 @@ func TestPowerCutIsRecoveredByAPersonWhereLiveapplyIsOff(t *testing.T) {
 	m.SetKernelArgs("liveapply=off")
 	m.Boot()
 	equal(t, "/etc/two exists after the boot", m.Exists("/etc/two"), true)
+	v3 := derived(t, m, commit, labRelease("3"))
+	m.Stage(v3)
+	m.Reboot()
+	equal(t, "booted commit, as what was staged would have kept /etc/two", m.BootedCommit(), commit)
+	last := lastTransaction(t, m)
+	equal(t, "result in the history", last.Result, "not-finalized")
+	equal(t, "target in the history", last.Target, v3)
 	m.Run("liveapplyctl", "reset")
 	equal(t, "/etc/two exists after a reset", m.Exists("/etc/two"), false)
 	requireNothingLeft(t, m)
+	m.Stage(v3)
+	m.Reboot()
+	equal(t, "booted commit", m.BootedCommit(), v3)
+	equal(t, "/etc/two exists there", m.Exists("/etc/two"), false)
 }
 
 // The generator writes nowhere but into its directory.

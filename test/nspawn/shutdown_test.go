@@ -4,6 +4,7 @@ package nspawn_test
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -318,4 +319,56 @@ func TestStopOfTheWayBackWhileEtcIsAboutToChange(t *testing.T) {
 	removeDropIns(m)
 	reset(t, m)
 	equal(t, "live commit", status(t, m).Live, v1)
+}
+
+// Nothing was ever live: that libostree cannot finalize what is staged is told all the same.
+func TestWhatLibostreeCannotFinalizeIsTold(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	v2 := derived(t, m, v1, labRelease("2"))
+	m.Run("systemctl", "stop", "liveapply-staged.path")
+	m.Stage(v2)
+	m.Run("rm", "-r", "/etc/lab")
+	m.Write("/etc/lab", "a file in the place of a default directory\n")
+	m.Reboot()
+	equal(t, "booted commit", m.BootedCommit(), v1)
+	last := lastTransaction(t, m)
+	equal(t, "result in the history", last.Result, "not-finalized")
+	requireSays(t, "the reason", last.Reason, []string{"libostree could not finalize", "stage it again"})
+	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"not-finalized"})
+}
+
+// What was deployed cannot be settled at the shutdown: /etc stays for the next boot, which tries once more, and status says so as long as it does not succeed.
+func TestDeploymentThatCannotBeSettledIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	v2 := derived(t, m, v1, labRelease("2"))
+	v3 := derived(t, m, v1, labRelease("3"))
+	makeTransient(m)
+	apply(t, m, v2)
+	dropIn(m, "liveapply-deployments.service", "ExecStart=\nExecStart=/bin/true")
+	m.Run("ostree", "admin", "deploy", "--os=debian", v3)
+	file := strings.TrimSpace(m.Run("sh", "-c", "ls /sysroot/ostree/deploy/debian/deploy/"+v3+".*/etc/lab/default"))
+	m.Run("mount", "-o", "remount,rw", "/sysroot")
+	chattr := func(how, path string) {
+		t.Helper()
+		if output, err := exec.Command("chattr", how, m.Path(path)).CombinedOutput(); err != nil { // a machine has none
+			t.Fatalf("chattr %s %s: %v: %s", how, path, err, output)
+		}
+	}
+	chattr("+i", file)
+	m.Reboot()
+	equal(t, "booted commit", m.BootedCommit(), v3)
+	equal(t, "a default, which could not be changed", m.Read("/etc/lab/default"), "2\n")
+	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{v3[:12] + " was made while /etc was not the administrator's own"})
+	chattr("-i", "/etc/lab/default")
+	m.Reboot()
+	equal(t, "a default, which could be changed", m.Read("/etc/lab/default"), "3\n")
+	if said := m.Run("liveapplyctl", "status"); strings.Contains(said, "was made while") {
+		t.Errorf("status still says that something is wrong:\n%s", said)
+	}
 }

@@ -281,3 +281,35 @@ func TestStartWhileTheSameIsAppliedJoinsIt(t *testing.T) {
 		}
 	})
 }
+
+// Who asks for a commit that /usr shows already, but whose application may yet be taken back, waits for its end and has it applied once more; and no wait ends
+// because systemd is executed again.
+func TestPersonAsksForWhatIsBeingTakenBack(t *testing.T) {
+	t.Parallel()
+	m, v1 := productMachine(t, nspawn.Trixie, nspawn.Options{})
+	v2 := derived(t, m, v1, labRelease("2"))
+	makeTransient(m)
+	const released = "/run/released"
+	dropIn(m, "liveapply-tmpfiles@.service", "ExecStartPost=/bin/sh -c 'until [ -e "+released+" ]; do sleep 0.02; done; rm "+released+"; false'")
+	m.Run("systemctl", "start", "--no-block", applyUnit(v2))
+	awaitHeld(m, "tmpfiles", v2)
+	asking := m.Start("liveapplyctl", "apply", v2)
+	waitFor(t, "the request", func() bool { return strings.Contains(m.Try("pgrep", "--list-full", "liveapplyctl").Stdout, v2) })
+	release := func() {
+		m.Run("systemctl", "daemon-reexec")
+		m.Write(released, "")
+		waitFor(t, "the phase to go on", func() bool { return !m.Exists(released) })
+	}
+	release()
+	awaitHeld(m, "tmpfiles", v2) // once more, for the one who asks
+	release()
+	output, err := asking.Wait()
+	removeDropIns(m)
+	if err == nil || !strings.Contains(output, "tmpfiles") {
+		t.Errorf("the one who asked was told (%v) %s", err, output)
+	}
+	equal(t, "live commit", status(t, m).Live, v1)
+	m.Run("liveapplyctl", "apply", v2)
+	requireLive(t, m, v2)
+	equal(t, "liveapplyctl apply of what is live", m.Try("liveapplyctl", "apply", v2).Code, exitNothing)
+}

@@ -44,6 +44,12 @@ func TestTargetWithoutLiveapply(t *testing.T) {
 		requireSays(t, "liveapplyctl apply", result.Stderr, []string{"has no liveapply", "--force", "reboot into it"})
 		requireSame(t, m, before)
 
+		for _, path := range []string{"usr/bin/liveapplyctl", "usr/lib/systemd/system/ostree-finalize-staged.service.d/50-liveapply.conf"} {
+			lacking := derived(t, m, v1, func(tree *nspawn.Tree) { labRelease("2")(tree); tree.Remove(path) })
+			requireSays(t, "liveapplyctl apply", m.Try("liveapplyctl", "apply", lacking).Stderr, []string{"lacks /" + path, "--force"})
+		}
+		requireSame(t, m, before)
+
 		m.Run("liveapplyctl", "apply", "--force", bare)
 		requireUsrIs(t, m, bare)
 		equal(t, "a default in /etc", m.Read("/etc/lab/default"), "2\n")

@@ -216,7 +216,7 @@ func putFiles(ctx context.Context, m *machine.Machine, t *state.Transaction, sha
 	if storage != nil {
 		defer storage.Close()
 		if !m.InInitrd() {
-			defer deployments.HoldOff(ctx, storage)()
+			defer deployments.SettleAndHoldOff(ctx, storage)()
 		}
 	}
 	if len(trees) > 0 && m.IsOSTree() && !m.InInitrd() {
@@ -280,7 +280,7 @@ func settleAside(m *machine.Machine) error {
 // stay aside until this is called again, as the way back does. aside tells whether there were any.
 func WithoutOverlays(ctx context.Context, s *machine.Storage, change func(aside bool) error) error {
 	m := s.Machine
-	defer deployments.HoldOff(ctx, s)()
+	defer deployments.SettleAndHoldOff(ctx, s)()
 	pending, err := etcmerge.Pending(s.OverlayEtcDirs())
 	if errors.Is(err, etcmerge.ErrDamaged) {
 		// What comes from commits can be taken back all the same.

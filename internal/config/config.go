@@ -64,7 +64,9 @@ type Config struct {
 	// RequireSignature=: apply only what is signed as the configuration of the remote that it is from asks for
 	RequireSignature bool
 	// PackageDatabase=: where a tree may have a dpkg database, before the usual places. Each one adds to the list, an empty one clears it.
-	PackageDatabase  []string
+	PackageDatabase []string
+	// Indexes=: files, as patterns relative to /usr, that follow from which packages there are, besides those that are known
+	Indexes          []string
 	RestartServices  RestartServices // RestartServices=
 	StartNewServices bool            // StartNewServices=: start units that are newly enabled
 	HealthTimeout    string          // HealthTimeout=: how long services that were restarted are watched, a time span of systemd.time(7)
@@ -229,6 +231,8 @@ func (c *Config) setJoined(option *unit.UnitOption, isRequest bool) (err error) 
 		c.RestartUnits, err = appendPatterns(c.RestartUnits, option.Value)
 	case "ReloadUnits":
 		c.ReloadUnits, err = appendPatterns(c.ReloadUnits, option.Value)
+	case "Indexes":
+		c.Indexes, err = appendIndexes(c.Indexes, option.Value)
 	case "PackageDatabase":
 		c.PackageDatabase = appendWords(c.PackageDatabase, option.Value)
 	case "Exclude":
@@ -274,6 +278,21 @@ func appendWords(list []string, value string) []string {
 
 // appendPatterns is appendWords for the names of services, and patterns of them for path.Match. Where a name has no suffix, .service is meant, as in
 // systemctl(1).
+// appendIndexes takes paths in a tree, with or without the slash of its root.
+func appendIndexes(list []string, value string) ([]string, error) {
+	if value == "" {
+		return nil, nil
+	}
+	for _, pattern := range strings.Fields(value) {
+		below, ok := strings.CutPrefix(strings.TrimPrefix(pattern, "/"), "usr/")
+		if _, err := path.Match(below, ""); err != nil || !ok {
+			return nil, fmt.Errorf("%s is not a pattern of paths below usr", pattern)
+		}
+		list = append(list, below)
+	}
+	return list, nil
+}
+
 func appendPatterns(list []string, value string) ([]string, error) {
 	list = appendWords(list, value)
 	for i, pattern := range list {

@@ -118,7 +118,7 @@ func TestServicesAreNamedAsForSystemctl(t *testing.T) {
 }
 
 func TestBadValuesAreErrorsThatNameTheirPlace(t *testing.T) {
-	for _, line := range []string{"Allow=everything", "Transient=maybe", "VerifyContent=", "RequireSignature=maybe", "IgnoreUnits=nginx.service web["} {
+	for _, line := range []string{"Allow=everything", "Transient=maybe", "VerifyContent=", "RequireSignature=maybe", "Indexes=usr/lib/x[", "Indexes=/etc/passwd", "IgnoreUnits=nginx.service web["} {
 		d := machine(t, map[string]string{"etc/liveapply/liveapply.conf": "[Apply]\n" + line + "\n"})
 		_, err := d.Load("")
 		if err == nil || !strings.Contains(err.Error(), "etc/liveapply/liveapply.conf: [Apply] "+line) {

@@ -166,14 +166,14 @@ func (p *preparation) osRelease(commit *ostree.Commit) (map[string]string, error
 	return values, nil
 }
 
-// refuseByPolicy enforces Allow=additive: no package that is there may change or go. Where the packages are the same, or not known, no
-// file may.
+// refuseByPolicy enforces Allow=additive: nothing that is there changes or goes, no package and no file. Where packages come, that does not go for the indexes that
+// follow from them.
 func (p *preparation) refuseByPolicy() error {
 	if p.config.Allow != config.Additive {
 		return nil
 	}
 	what, names := "packages", p.plan.Impact.Packages.Replaced()
-	if p.plan.Impact.Packages.Empty() {
+	if len(names) == 0 {
 		what, names = "files", p.replacedFiles()
 	}
 	if len(names) == 0 {
@@ -183,15 +183,16 @@ func (p *preparation) refuseByPolicy() error {
 		len(names), what, report.Abbreviated(names))
 }
 
-// replacedFiles are the paths at which what is live does not stay as it is.
+// replacedFiles are the paths at which what is live does not stay as it is, though no package that comes explains that.
 func (p *preparation) replacedFiles() []string {
+	packagesCome := len(p.plan.Impact.Packages.Added) > 0
 	changes := p.changes
 	if p.plan.From != p.plan.Booted {
 		changes = p.fromLive
 	}
 	var paths []string
 	for _, change := range changes {
-		if impact.IsReplacing(change) {
+		if impact.IsReplacing(change) && !(packagesCome && impact.IsIndex(change.Path, p.config.Indexes, p.databases)) {
 			paths = append(paths, "/usr/"+change.Path)
 		}
 	}

@@ -100,6 +100,7 @@ type preparation struct {
 	plan        state.Plan
 	changes     []treediff.Change // of /usr, booted to target: what the layer has
 	fromLive    []treediff.Change // of /usr, live to target, if booted is not live
+	databases   []string          // directories below /usr with databases of packages
 	layerReload impact.Reload     // when the layer comes, or goes
 	lacks       string            // what keeps the target from going on with the application, or from taking it back; "" if nothing does
 	tryHelper   bool              // the helper of the target is another one
@@ -326,6 +327,11 @@ func (p *preparation) comparePackages() (pkgdb.Difference, error) {
 	}
 	old, new, err := pkgdb.ReadBoth(p.storage.Repo, live, target, p.config.PackageDatabase)
 	if err == nil {
+		for _, db := range []*pkgdb.Database{old, new} {
+			if dir, ok := strings.CutPrefix(db.Directory(), machine.UsrTree+"/"); ok {
+				p.databases = append(p.databases, dir)
+			}
+		}
 		return pkgdb.Diff(old, new), nil
 	}
 	if p.config.Allow == config.Additive {

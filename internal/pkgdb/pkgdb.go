@@ -58,6 +58,14 @@ type Database struct {
 	origin   *origin
 }
 
+// Directory is the one in the tree that has the database of dpkg; "" if there is none.
+func (db *Database) Directory() string {
+	if db.Format != Dpkg || db.origin == nil {
+		return ""
+	}
+	return db.origin.admin
+}
+
 // control is what else is known of a package. Relations are kept as they are written, and parsed when somebody asks.
 type control struct {
 	multiArch                                            string // of dpkg

@@ -147,9 +147,11 @@ func TestAdditivePolicyGoesByPackages(t *testing.T) {
 	status := func(edit func(string) string) func(*nspawn.Tree) {
 		return func(tree *nspawn.Tree) {
 			tree.Write(dpkgDatabase+"/status", edit(tree.Read(dpkgDatabase+"/status")), 0o644)
-			tree.Write("usr/share/lab", "changed by it", 0o644)
+			tree.Write("usr/etc/ld.so.cache", "changed by it", 0o644)
+			tree.Write("usr/lib/tmpfiles.d/image.conf", fmt.Sprintf("# %d\n", len(edit(""))), 0o644)
 		}
 	}
+	m.Write("/etc/liveapply/liveapply.conf", "[Apply]\nTransient=yes\nIndexes=/usr/lib/tmpfiles.d/image.conf\n")
 	added := derived(t, m, v1, status(func(text string) string {
 		return text + "\nPackage: lab\nStatus: install ok installed\nVersion: 1.0\nArchitecture: all\n"
 	}))
@@ -158,6 +160,12 @@ func TestAdditivePolicyGoesByPackages(t *testing.T) {
 	}))
 	m.Run("liveapplyctl", "apply", "--allow=additive", added)
 	requireLive(t, m, added)
+	// What no package has changes beside one that comes.
+	beside := derived(t, m, added, func(tree *nspawn.Tree) {
+		status(func(text string) string { return strings.ReplaceAll(text, "Package: lab\n", "Package: other\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\nPackage: lab\n") })(tree)
+		tree.Write("usr/share/dpkg/cputable", "changed", 0o644)
+	})
+	requireRefused(t, m, factsOf(t, m), refusal{beside, []string{"--allow=additive"}, []string{"changes or removes 1 files (/usr/share/dpkg/cputable)"}})
 	requireRefused(t, m, factsOf(t, m), refusal{upgraded, []string{"--allow=additive"}, []string{"Allow=additive", "lab 1.0", "1.1", "--allow=replace"}})
 	result := m.Try("liveapplyctl", "apply", "--dry-run", "--allow=additive", upgraded)
 	equal(t, "exit status of a dry run", result.Code, 1)

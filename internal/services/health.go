@@ -54,10 +54,14 @@ func BeginWatch(ctx context.Context) (*Watch, error) {
 func (w *Watch) End() { w.systemd.Close() }
 
 // Hold waits for a time, in which none of the units that were active, and none of the tasks' units, may fail, or be restarted because it ended. As soon as one
-// is, that is an error.
+// is, that is an error. What has come to them by the tasks themselves, a service that fails when it is stopped to be restarted for example, does not count.
 func (w *Watch) Hold(ctx context.Context, tasks []state.Task, length time.Duration) error {
 	timer := time.NewTimer(length)
 	defer timer.Stop()
+	w.forget()
+	if err := w.look(ctx, tasks); err != nil {
+		return err
+	}
 	for {
 		select {
 		case <-timer.C:
@@ -72,9 +76,28 @@ func (w *Watch) Hold(ctx context.Context, tasks []state.Task, length time.Durati
 			if !w.concerns(tasks, update.UnitName) {
 				continue
 			}
-			if why := sickness(textOf(update, "ActiveState"), textOf(update, "SubState")); why != "" {
+			active, sub := textOf(update, "ActiveState"), textOf(update, "SubState")
+			if active == "failed" { // which may be of before; it does not go away by itself
+				var err error
+				if active, err = w.systemd.ActiveState(ctx, update.UnitName); err != nil {
+					return err
+				}
+			}
+			if why := sickness(active, sub); why != "" {
 				return sick(update.UnitName, why)
 			}
+		}
+	}
+}
+
+// forget drops the signals that have come.
+func (w *Watch) forget() {
+	for {
+		select {
+		case <-w.changed:
+		case <-w.errors:
+		default:
+			return
 		}
 	}
 }

@@ -74,7 +74,7 @@ func FleetLockStatus(ctx context.Context) (string, error) {
 	}
 	defer manager.Close()
 	for _, name := range []string{FleetLockReleaseUnit, FleetLockUnit} {
-		now, err := manager.activeState(ctx, name)
+		now, err := manager.ActiveState(ctx, name)
 		if err != nil {
 			return "", err
 		}

@@ -61,11 +61,19 @@ func With(ctx context.Context, do func(*Manager) error) error {
 // Close ends the connection.
 func (s *Manager) Close() { s.Conn.Close() }
 
-// Renew connects as Connect does if the connection was lost, as it is when systemd is executed again.
-func (s *Manager) Renew(ctx context.Context) error {
+// IsLost tells whether the connection was lost.
+func (s *Manager) IsLost() bool {
 	select {
 	case <-s.lost:
+		return true
 	default:
+		return false
+	}
+}
+
+// Renew connects as Connect does if the connection was lost, as it is when systemd is executed again.
+func (s *Manager) Renew(ctx context.Context) error {
+	if !s.IsLost() {
 		return nil
 	}
 	again, err := Connect(ctx)
@@ -171,7 +179,7 @@ func (b *Begun) waitAnew(ctx context.Context) error {
 		}
 		return b.systemd.Await(ctx, b.done)
 	}
-	if now, err := b.systemd.activeState(ctx, b.name); err != nil || now != "failed" {
+	if now, err := b.systemd.ActiveState(ctx, b.name); err != nil || now != "failed" {
 		return err
 	}
 	return errors.New("it failed")
@@ -225,7 +233,7 @@ func (s *Manager) Restart(ctx context.Context, name string) error {
 
 // IsActive tells whether a unit runs, or is about to.
 func (s *Manager) IsActive(ctx context.Context, name string) (bool, error) {
-	now, err := s.activeState(ctx, name)
+	now, err := s.ActiveState(ctx, name)
 	return now == "active" || now == "reloading" || now == "activating", err
 }
 
@@ -297,12 +305,12 @@ func HasFailed(ctx context.Context, name string) (bool, error) {
 		return false, nil
 	}
 	defer manager.Close()
-	now, err := manager.activeState(ctx, name)
+	now, err := manager.ActiveState(ctx, name)
 	return now == "failed", err
 }
 
-// activeState returns one of the words of systemctl is-active.
-func (s *Manager) activeState(ctx context.Context, name string) (string, error) {
+// ActiveState returns one of the words of systemctl is-active.
+func (s *Manager) ActiveState(ctx context.Context, name string) (string, error) {
 	property, err := s.Conn.GetUnitPropertyContext(ctx, name, "ActiveState")
 	if err != nil {
 		return "", fmt.Errorf("asking systemd for the state of %s: %w", name, err)

@@ -76,6 +76,9 @@ func Ask(ctx context.Context, m *machine.Machine, manager *systemd.Manager, targ
 			return nil, err
 		}
 		begun, err := TryAsk(ctx, m, manager, target, request)
+		if err != nil && manager.IsLost() && ctx.Err() == nil {
+			continue
+		}
 		if begun != nil || err != nil {
 			return begun, err
 		}

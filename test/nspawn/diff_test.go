@@ -162,7 +162,9 @@ func TestAdditivePolicyGoesByPackages(t *testing.T) {
 	requireLive(t, m, added)
 	// What no package has changes beside one that comes.
 	beside := derived(t, m, added, func(tree *nspawn.Tree) {
-		status(func(text string) string { return strings.ReplaceAll(text, "Package: lab\n", "Package: other\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\nPackage: lab\n") })(tree)
+		status(func(text string) string {
+			return strings.ReplaceAll(text, "Package: lab\n", "Package: other\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\nPackage: lab\n")
+		})(tree)
 		tree.Write("usr/share/dpkg/cputable", "changed", 0o644)
 	})
 	requireRefused(t, m, factsOf(t, m), refusal{beside, []string{"--allow=additive"}, []string{"changes or removes 1 files (/usr/share/dpkg/cputable)"}})

@@ -286,3 +286,26 @@ func TestHealthCheckThatFailsTakesTheCommitBack(t *testing.T) {
 	configure(m)
 	requireSame(t, m, before)
 }
+
+// A service that fails when it is stopped, in the way to its next start, is well when it runs again.
+func TestServiceThatFailsWhenItIsStoppedIsNoReason(t *testing.T) {
+	t.Parallel()
+	resisting := func(version string) func(*nspawn.Tree) {
+		return func(tree *nspawn.Tree) {
+			tree.Write("usr/lib/systemd/system/lab-resisting.service", "[Service]\nExecStart=sh -c 'trap \"exit 3\" TERM; echo "+version+" >/run/resisting; while :; do sleep 0.1; done'\nExecStopPost=/bin/false\n", 0o644)
+		}
+	}
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), resisting("1"))
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	m.Run("mkdir", "-p", "/etc/liveapply")
+	v2 := derived(t, m, v1, resisting("2"))
+	for _, how := range []string{"changed", "rolling"} {
+		configure(m, "RestartServices="+how, "HealthTimeout=300ms")
+		m.Run("systemctl", "restart", "lab-resisting")
+		apply(t, m, v2)
+		waitFor(t, "the new version", func() bool { return m.Read("/run/resisting") == "2\n" })
+		reset(t, m)
+		m.Try("systemctl", "reset-failed", "lab-resisting")
+	}
+}

@@ -294,7 +294,7 @@ func TestPersonAsksForWhatIsBeingTakenBack(t *testing.T) {
 	m.Run("systemctl", "start", "--no-block", applyUnit(v2))
 	awaitHeld(m, "tmpfiles", v2)
 	asking := m.Start("liveapplyctl", "apply", v2)
-	waitFor(t, "the request", func() bool { return strings.Contains(m.Try("pgrep", "--list-full", "liveapplyctl").Stdout, v2) })
+	m.Run("sh", "-c", "until ls -l /proc/$(pgrep --newest liveapplyctl)/fd | grep -q inotify; do sleep 0.02; done") // it waits
 	release := func() {
 		m.Run("systemctl", "daemon-reexec")
 		m.Write(released, "")

@@ -16,8 +16,9 @@ import (
 
 // Manager is a connection to it.
 type Manager struct {
-	Conn *dbus.Conn
-	lost <-chan struct{} // closed when no signal comes any more
+	Conn    *dbus.Conn
+	signals *godbus.Conn    // by which its signals come
+	lost    <-chan struct{} // closed when none comes any more
 }
 
 // ConnectToLook reaches systemd over the bus, where everybody may ask it.
@@ -37,7 +38,7 @@ func Connect(ctx context.Context) (*Manager, error) {
 }
 
 func connect(dial func() (*godbus.Conn, error)) (*Manager, error) {
-	var last *godbus.Conn // by which the signals come
+	var last *godbus.Conn
 	conn, err := dbus.NewConnection(func() (conn *godbus.Conn, err error) {
 		last, err = dial()
 		return last, err
@@ -45,7 +46,7 @@ func connect(dial func() (*godbus.Conn, error)) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to systemd: %w", err)
 	}
-	return &Manager{conn, last.Context().Done()}, nil
+	return &Manager{conn, last, last.Context().Done()}, nil
 }
 
 // With does something over a connection of Connect.
@@ -163,26 +164,49 @@ func (b *Begun) Wait(ctx context.Context) error {
 	return nil
 }
 
-// waitAnew is Wait for when the connection was lost.
+// waitAnew is Wait for when the connection was lost. The job goes on, and keeps its number.
 func (b *Begun) waitAnew(ctx context.Context) error {
 	if err := b.systemd.Renew(ctx); err != nil {
 		return err
 	}
+	signals := make(chan *godbus.Signal, 64)
+	b.systemd.signals.Signal(signals)
+	defer b.systemd.signals.RemoveSignal(signals)
 	job, err := b.systemd.Job(ctx, b.name)
 	if err != nil {
 		return err
 	}
 	if job == b.Job {
-		b.done = make(chan string, 1)
-		if _, err := b.systemd.Conn.StartUnitContext(ctx, b.name, "replace", b.done); err != nil { // which joins it
-			return err
-		}
-		return b.systemd.Await(ctx, b.done)
+		return b.systemd.Await(ctx, resultOf(ctx, signals, b.Job))
 	}
 	if now, err := b.systemd.ActiveState(ctx, b.name); err != nil || now != "failed" {
 		return err
 	}
 	return errors.New("it failed")
+}
+
+// resultOf gets the result of a job out of the signals of its end.
+func resultOf(ctx context.Context, signals <-chan *godbus.Signal, job uint32) <-chan string {
+	done := make(chan string, 1)
+	go func() {
+		for {
+			select {
+			case signal, ok := <-signals:
+				if !ok {
+					return
+				}
+				// org.freedesktop.systemd1(5): JobRemoved has its number, path, unit and result.
+				if signal.Name == "org.freedesktop.systemd1.Manager.JobRemoved" && len(signal.Body) == 4 && signal.Body[0] == job {
+					result, _ := signal.Body[3].(string)
+					done <- result
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return done
 }
 
 // Outcome is Wait for what applies a commit or goes back: if that fails, the error is the reason, which the unit has told.

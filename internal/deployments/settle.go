@@ -43,7 +43,7 @@ func HoldOff(ctx context.Context, s *machine.Storage) (end func()) {
 		report.Warn("%v: if it is making a deployment now, that may keep what live commits or overlays have in /etc (compare with ostree admin config-diff once it is booted)", err)
 		return func() {}
 	}
-	return func() { lock.Close() }
+	return lock.Close
 }
 
 // SettleAndHoldOff is called before /etc is changed, or taken back: it is HoldOff, and settles what was deployed.

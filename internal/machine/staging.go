@@ -128,7 +128,7 @@ func (s *Storage) dropStaged(ctx context.Context, own state.Staging, replaced bo
 }
 
 // LockSysroot takes libostree's lock. Whoever has it may be pulling a commit: the time that is waited is no time to work.
-func (s *Storage) LockSysroot(ctx context.Context) (*os.File, error) {
+func (s *Storage) LockSysroot(ctx context.Context) (*ostree.SysrootLock, error) {
 	end := func() {}
 	defer func() { end() }()
 	return ostree.LockSysroot(ctx, s.Root(), func() {

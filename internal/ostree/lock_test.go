@@ -20,15 +20,11 @@ func TestLockOfTheSysrootIsThatOfTheFileThatIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours, err := LockSysroot(t.Context(), root, func() {
-		if err := os.Remove(path); err != nil {
-			t.Error(err)
-		}
 		theirs.Close()
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ours.Close()
 	other, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -36,5 +32,10 @@ func TestLockOfTheSysrootIsThatOfTheFileThatIsThere(t *testing.T) {
 	defer other.Close()
 	if err := unix.FcntlFlock(other.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != unix.EAGAIN {
 		t.Errorf("another lock of the file that is there: got %v, want that somebody has it", err)
+	}
+	ours.Close()
+	ours.Close()
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("the file of the lock that was given back: got %v, want that it is not there", err)
 	}
 }

@@ -60,7 +60,8 @@ func awaitLibostree(ctx context.Context, m *machine.Machine) error {
 	if err != nil {
 		return err
 	}
-	return lock.Close()
+	lock.Close()
+	return nil
 }
 
 // showLive says in the stamp what /usr shows now.

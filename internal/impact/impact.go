@@ -188,11 +188,29 @@ func (i *Impact) addWanted(name string, isNew bool) {
 // ReloadFor tells who has read the file at a path below /usr, or below /etc or /run with "etc/" or "run/" in front.
 func ReloadFor(name string) Reload {
 	return Reload{
-		Units:   hasAnyPrefix(name, "lib/systemd/system/", "lib/systemd/system-generators/", "lib/systemd/system.conf.d/", "etc/systemd/system/", "run/systemd/system/"),
+		Units:   hasAnyPrefix(name, managerInputs...) || hasAnyPrefix(name, generatorInputs...),
 		DBus:    hasAnyPrefix(name, "share/dbus-1/", "etc/dbus-1/"),
 		Udev:    hasAnyPrefix(name, "lib/udev/", "etc/udev/", "run/udev/rules.d/"),
 		Catalog: hasAnyPrefix(name, "lib/systemd/catalog/", "etc/systemd/catalog/"),
 	}
+}
+
+// managerInputs are what systemd's manager reads itself (systemd.unit(5), systemd-system.conf(5)).
+var managerInputs = []string{
+	"lib/systemd/system/", "lib/systemd/system.attached/", "lib/systemd/system.control/", "lib/systemd/system-generators/", "lib/systemd/system-environment-generators/", "lib/systemd/system.conf",
+	"local/lib/systemd/system/", "local/lib/systemd/system-generators/", "local/lib/systemd/system.conf",
+	"etc/systemd/system/", "etc/systemd/system-generators/", "etc/systemd/system.conf", "run/systemd/system/", "run/systemd/system-generators/", "run/systemd/system.conf",
+}
+
+// generatorInputs are what generators make units of: those of systemd, and others that distributions have.
+var generatorInputs = []string{
+	"etc/fstab", "etc/crypttab", "etc/veritytab", "etc/integritytab", // systemd-fstab-generator(8) and its like
+	"etc/init.d/", "etc/rc", // systemd-sysv-generator(8), systemd-rc-local-generator(8): rc.local and rcN.d
+	"share/containers/systemd/", "etc/containers/systemd/", "run/containers/systemd/", // podman-systemd.unit(5)
+	"lib/systemd/zram-generator.conf", "etc/systemd/zram-generator.conf",
+	"lib/netplan/", "etc/netplan/", "run/netplan/",
+	"etc/cloud/", "etc/lvm/", "etc/exports", "etc/nfs", "etc/default/", "etc/sysconfig/",
+	"etc/postgresql/", "etc/openvpn/", "etc/uwsgi/", "etc/crontab", "etc/cron.", "etc/anacrontab", // systemd-cron
 }
 
 // isLibrary tells whether ldconfig(8) might list the file.

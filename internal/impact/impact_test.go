@@ -88,7 +88,9 @@ func TestReasonsAndUnitsAreNamedOnce(t *testing.T) {
 func TestWhatIsReadInEtcAndRunIsReloaded(t *testing.T) {
 	for path, want := range map[string]Reload{
 		"etc/systemd/system/x.service.d/a.conf": {Units: true}, "run/systemd/system/x.service": {Units: true}, "run/udev/rules.d/60-x.rules": {Udev: true},
-		"run/udev/data/x": {}, "run/x": {}, "etc/x": {},
+		"run/udev/data/x": {}, "run/x": {}, "etc/x": {}, "share/x": {},
+		"etc/containers/systemd/web.container": {Units: true}, "share/containers/systemd/web.container": {Units: true}, "etc/fstab": {Units: true}, "etc/init.d/x": {Units: true},
+		"etc/rc2.d/S01x": {Units: true}, "lib/systemd/system-environment-generators/10-x": {Units: true}, "etc/systemd/system.conf.d/x.conf": {Units: true},
 	} {
 		if got := ReloadFor(path); got != want {
 			t.Errorf("%s: got %+v, want %+v", path, got, want)

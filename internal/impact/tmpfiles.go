@@ -14,10 +14,14 @@ const (
 	tmpfilesReplacing = "fLCpbc"
 )
 
-// tmpfilesPrefixes are where systemd-tmpfiles is let, as they are and by the specifiers that stand for places there.
-var tmpfilesPrefixes = []string{"/run", "/var", "%t", "%S", "%C", "%L", "%V"}
+// TmpfilesPlaces are where systemd-tmpfiles is let while a commit is applied: wherever the boot would complete something beside /usr and /etc. On OSTree systems, most of
+// them lead into /var.
+var TmpfilesPlaces = []string{"/run", "/var", "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/tmp"}
 
-// TmpfilesChanges returns the lines of a fragment of tmpfiles.d that do more below /run and /var than add what is missing.
+// tmpfilesSpecifiers stand for places there.
+var tmpfilesSpecifiers = []string{"%t", "%S", "%C", "%L", "%V", "%T", "%h"}
+
+// TmpfilesChanges returns the lines of a fragment of tmpfiles.d that do more in these places than add what is missing.
 func TmpfilesChanges(content string) []string {
 	var lines []string
 	for line := range strings.Lines(content) {
@@ -26,7 +30,7 @@ func TmpfilesChanges(content string) []string {
 		if len(fields) < 2 || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if does, where := unquoted(fields[0]), unquoted(fields[1]); isChanging(does) && isBelowRunOrVar(where) {
+		if does, where := unquoted(fields[0]), unquoted(fields[1]); isChanging(does) && isInPlace(where) {
 			lines = append(lines, line)
 		}
 	}
@@ -41,9 +45,9 @@ func isChanging(does string) bool {
 		strings.Contains(tmpfilesReplacing, does[:1]) && strings.Contains(does, "+")
 }
 
-func isBelowRunOrVar(where string) bool {
+func isInPlace(where string) bool {
 	where = path.Clean(where)
-	return slices.ContainsFunc(tmpfilesPrefixes, func(prefix string) bool { return treediff.Within(where, prefix) })
+	return slices.ContainsFunc(slices.Concat(TmpfilesPlaces, tmpfilesSpecifiers), func(prefix string) bool { return treediff.Within(where, prefix) })
 }
 
 // unquoted takes the quotes off a word; the end of one with spaces is not needed.

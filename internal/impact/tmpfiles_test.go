@@ -24,6 +24,9 @@ t /var/lib/a - - - - user.a=b
 h /var/log/journal - - - - +C
 a+ %L/journal - - - - g:adm:r
 r /run/nologin
+z /srv/a 0755
+z /tmp/a 0755
+Z %h/a 0755
 R! /var/lib/a/old
 D /run/a 0755
   z   /run   0755`
@@ -41,7 +44,7 @@ q /var/lib/machines
 e /var/cache/a - - - 10d
 x /var/tmp/a
 w /sys/knob - - - - 1
-z /tmp/a 0755
+z /boot/a 0755
 z /variable/a 0755
 z /run/../etc/a
 "

@@ -19,7 +19,7 @@ import (
 	"github.com/liveapply/liveapply/internal/transaction"
 )
 
-// Tmpfiles makes the users, and completes /var and /run, as the target's changed fragments say.
+// Tmpfiles makes the users, and completes what is beside /usr and /etc, as the target's changed fragments say.
 func Tmpfiles(ctx context.Context, m *machine.Machine, request string) error {
 	t, plan, err := transaction.Resume(ctx, m, "tmpfiles", request)
 	if err != nil {
@@ -59,8 +59,12 @@ var tmpfilesPartly = []int{65, 73}
 
 // createFiles runs systemd-tmpfiles on fragments, for what is outside /usr and /etc.
 func createFiles(ctx context.Context, fragments []string) error {
-	report.Status("completing /run and /var")
-	args := append([]string{"--create", "--prefix=/run", "--prefix=/var"}, fragments...)
+	report.Status("completing what is beside /usr and /etc")
+	args := []string{"--create"}
+	for _, place := range impact.TmpfilesPlaces {
+		args = append(args, "--prefix="+place)
+	}
+	args = append(args, fragments...)
 	tmpfiles := exec.CommandContext(ctx, "systemd-tmpfiles", args...)
 	tmpfiles.Stdout, tmpfiles.Stderr = os.Stdout, os.Stderr
 	err := tmpfiles.Run()
@@ -68,7 +72,7 @@ func createFiles(ctx context.Context, fragments []string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("completing /run and /var: systemd-tmpfiles: %w", err)
+		return fmt.Errorf("completing what is beside /usr and /etc: systemd-tmpfiles: %w", err)
 	}
 	return nil
 }

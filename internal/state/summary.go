@@ -20,7 +20,7 @@ type Summary struct {
 	Impact    impact.Impact    `json:"impact"`
 	Etc       []EtcChange      `json:"etc"`       // in tree order; null for those who may not read all of /etc
 	EtcLocal  []etcmerge.Local `json:"etc_local"` // whose default changes, and which stay as the administrator has them
-	// TmpfilesChanges are the lines of changed fragments of tmpfiles.d that change or remove something in /run and /var.
+	// TmpfilesChanges are the lines of changed fragments of tmpfiles.d that change or remove something beside /usr and /etc.
 	TmpfilesChanges []string `json:"tmpfiles_changes,omitempty"`
 }
 

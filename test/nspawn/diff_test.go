@@ -183,7 +183,10 @@ func TestDiffShowsWhatTmpfilesWouldDoToWhatIsThere(t *testing.T) {
 	makeTransient(m)
 	const changing = "f+ /run/there - - - - new"
 	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
-		tree.Write("usr/lib/tmpfiles.d/more.conf", "d /run/more\nf /run/kept - - - - new\n"+changing+"\n", 0o644)
+		tree.Write("usr/lib/tmpfiles.d/more.conf", "d /run/more\nf /run/kept - - - - new\n"+changing+"\n"+
+			"d /srv/more\nd /opt/more\nd /home/more\nd /root/more\nd /mnt/more\nd /tmp/more\nd! /srv/at-boot\n", 0o644)
+		tree.Write("usr/share/containers/systemd/lab.container", "[Container]\n", 0o644)
+		tree.Write("usr/lib/systemd/system-generators/lab", "#!/bin/sh\n[ ! -e /usr/share/containers/systemd/lab.container ] || printf '[Service]\\nExecStart=/bin/true\\n' >$1/lab-generated.service\n", 0o755)
 	})
 	m.Write("/run/there", "old")
 	m.Write("/run/kept", "old")
@@ -196,4 +199,9 @@ func TestDiffShowsWhatTmpfilesWouldDoToWhatIsThere(t *testing.T) {
 	apply(t, m, v2)
 	equal(t, "/run/there", m.Read("/run/there"), "new")
 	equal(t, "/run/kept", m.Read("/run/kept"), "old")
+	for _, place := range []string{"/srv", "/opt", "/home", "/root", "/mnt", "/tmp"} {
+		equal(t, place+"/more is there", m.Exists(place+"/more"), true)
+	}
+	equal(t, "what is for a boot is there", m.Exists("/srv/at-boot"), false)
+	equal(t, "what a generator makes of what came", m.Run("systemctl", "show", "--value", "--property=LoadState", "lab-generated.service"), "loaded")
 }

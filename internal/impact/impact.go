@@ -25,7 +25,7 @@ type Impact struct {
 	Libraries bool   `json:"libraries,omitempty"`
 	Hwdb      bool   `json:"hwdb,omitempty"`
 	Reload    Reload `json:"reload,omitzero"`
-	// RebootRequired names what stays as booted until the next boot: kernel, initramfs, firmware, systemd, boot loader.
+	// RebootRequired names what stays as booted until the next boot: kernel, initramfs, firmware, systemd, boot loader; and paths beside /usr, or below what is mounted in it.
 	RebootRequired []string `json:"reboot_required"`
 }
 

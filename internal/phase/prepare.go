@@ -220,6 +220,9 @@ func (p *preparation) decide(ctx context.Context) error {
 	if err := p.refuseByPolicy(); err != nil {
 		return err
 	}
+	if err := p.refuseWhiteouts(); err != nil {
+		return err
+	}
 	if err := p.refuseLostMounts(); err != nil {
 		return err
 	}
@@ -268,8 +271,9 @@ func (p *preparation) compare(ctx context.Context) error {
 		return err
 	}
 	// Since the boot: what an earlier application brought is not there yet, either. Also what does not become live: the running kernel's modules.
-	p.plan.Impact.RebootRequired = impact.RebootFor(all)
-	return nil
+	beside, err := p.staysAsBooted(all)
+	p.plan.Impact.RebootRequired = append(impact.RebootFor(all), beside...)
+	return err
 }
 
 // weigh says what the change means: for what is live, and, for the layer, for what was booted.

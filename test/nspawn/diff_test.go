@@ -205,3 +205,31 @@ func TestDiffShowsWhatTmpfilesWouldDoToWhatIsThere(t *testing.T) {
 	equal(t, "what is for a boot is there", m.Exists("/srv/at-boot"), false)
 	equal(t, "what a generator makes of what came", m.Run("systemctl", "show", "--value", "--property=LoadState", "lab-generated.service"), "loaded")
 }
+
+// What a live application cannot bring is told before and while it is live: another directory beside /usr, and what is mounted over. A whiteout is refused.
+func TestWhatOnlyARebootBringsIsTold(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), func(tree *nspawn.Tree) { tree.Write("usr/lib/opt/file", "1\n", 0o644) })
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	makeTransient(m)
+	m.Run("mount", "-t", "tmpfs", "lab", "/usr/lib/opt")
+	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
+		tree.Write("usr/lib/opt/file", "2\n", 0o644)
+		tree.Write("extra/file", "2\n", 0o644)
+	})
+	var diff struct {
+		Impact struct {
+			RebootRequired []string `json:"reboot_required"`
+		} `json:"impact"`
+	}
+	unmarshal(t, m.Run("liveapplyctl", "diff", "--json", v2), &diff)
+	equal(t, "reboot_required", fmt.Sprint(diff.Impact.RebootRequired), "[/extra /usr/lib/opt]")
+	apply(t, m, v2)
+	equal(t, "reboot_required while it is live", fmt.Sprint(status(t, m).RebootRequired), "[/extra /usr/lib/opt]")
+	requireSays(t, "liveapplyctl status", m.Run("liveapplyctl", "status"), []string{"/extra, /usr/lib/opt"})
+	reset(t, m)
+
+	whiteout := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Write("usr/share/new/.ostree-wh.gone", "", 0o644) })
+	requireRefused(t, m, factsOf(t, m), refusal{whiteout, nil, []string{"whiteout, /usr/share/new/.ostree-wh.gone", "reboot into it"}})
+}

@@ -130,7 +130,7 @@ func run(ctx context.Context, v verb, request string) error {
 	err = v.run(ctx, m, request)
 	if ctx.Err() != nil && isPhase && (err != nil || v.name != "record") {
 		// Even if all was done: the phases that come next will not run, so this one has to be taken back.
-		err = errors.Join(errors.New("stopped before the end"), err)
+		err = phase.ErrStopped
 	}
 	if err != nil && (onOverlays || !v.request) { // of a commit's application, liveapply@.service tells
 		report.TellFailure(err)

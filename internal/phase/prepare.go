@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/config"
+	"github.com/liveapply/liveapply/internal/etcmerge"
 	"github.com/liveapply/liveapply/internal/impact"
 	"github.com/liveapply/liveapply/internal/layer"
 	"github.com/liveapply/liveapply/internal/machine"
@@ -50,11 +51,17 @@ func Prepare(ctx context.Context, m *machine.Machine, request string) error {
 	}
 	defer storage.Close()
 	if err := prepare(ctx, storage, t); err != nil {
+		if ctx.Err() != nil {
+			err = ErrStopped
+		}
 		// Nothing has been switched: there is nothing to take back that this process cannot.
 		return errors.Join(err, rolledBack(lasting(ctx), storage, t, refusal(err)))
 	}
 	return nil
 }
+
+// ErrStopped is why a phase ends that was stopped, whatever that has kept it from.
+var ErrStopped = errors.New("it was stopped before its end")
 
 // refusal is how a request ends that prepare refuses.
 func refusal(why error) state.Outcome {
@@ -197,7 +204,9 @@ func (p *preparation) apply(ctx context.Context) error {
 // decide makes the plan, or refuses. It only reads.
 func (p *preparation) decide(ctx context.Context) error {
 	if p.plan.From == p.plan.Target && p.wanted().IsWhole() {
-		p.plan.Live = p.plan.Target
+		p.plan.Live, p.plan.Layers = p.plan.Target, p.machine.LayersOf(p.plan.Target)
+		p.plan.Etc = &etcmerge.Plan{}
+		p.plan.Impact = impact.Of(nil, p.plan.Etc, pkgdb.Diff(&pkgdb.Database{}, &pkgdb.Database{}))
 		return nil
 	}
 	if err := p.refuseTarget(); err != nil {

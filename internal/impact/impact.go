@@ -56,6 +56,9 @@ type Units struct {
 	Wanted  []string `json:"wanted,omitempty"` // by links that are new, such as those of systemctl enable
 }
 
+// All are the units whose files come, change or go.
+func (u Units) All() []string { return slices.Concat(u.Added, u.Changed, u.Removed) }
+
 // Reload tells which running services have read files that changed.
 type Reload struct {
 	Units   bool `json:"units,omitempty"`   // systemd: unit files, drop-ins, generators

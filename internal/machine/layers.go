@@ -36,6 +36,7 @@ type manifest struct {
 	Booted  ostree.Checksum `json:"booted"` // what it is made to lie on
 	Commit  ostree.Checksum `json:"commit"` // what it makes of that
 	Reload  impact.Reload   `json:"reload"` // what has to be reloaded when it comes or goes
+	Units   []string        `json:"units"`  // whose files differ from the booted ones
 
 	// What the stamp says of it, should that be lost.
 	Partial        *partial.About  `json:"partial,omitempty"`
@@ -68,11 +69,11 @@ func (m *Machine) LayersOf(commit ostree.Checksum) []string {
 }
 
 // BuildLayer makes the layer of a plan, aside, and moves it to its place when it is whole. One that is there already is whole, then, and may be in use: it is
-// what an earlier application of the same commit made, and only its manifest is replaced. reload is what has to be reloaded when it comes or goes; build makes
-// the tree.
-func (s *Storage) BuildLayer(plan *state.Plan, reload impact.Reload, build func(tree string) error) error {
+// what an earlier application of the same commit made, and only its manifest is replaced. reload is what has to be reloaded when it comes or goes, units are those whose
+// files differ from the booted ones; build makes the tree.
+func (s *Storage) BuildLayer(plan *state.Plan, reload impact.Reload, units []string, build func(tree string) error) error {
 	about := manifest{
-		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Live, Partial: plan.Partial, Reload: reload,
+		Version: manifestVersion, Booted: plan.Booted, Commit: plan.Live, Partial: plan.Partial, Reload: reload, Units: units,
 		Previous: plan.From, Prepared: time.Now().UTC().Truncate(time.Second), Transient: plan.Transient, RebootRequired: plan.Impact.RebootRequired,
 	}
 	dir := s.LayerDir(plan.Live)
@@ -135,6 +136,15 @@ func (m *Machine) ReloadOf(commit ostree.Checksum) impact.Reload {
 		return impact.ReloadAll
 	}
 	return about.Reload
+}
+
+// UnitsOf are the units whose files a commit has otherwise than the booted one; none if that is not known.
+func (m *Machine) UnitsOf(commit ostree.Checksum) []string {
+	about, err := m.manifest(commit)
+	if err != nil {
+		return nil
+	}
+	return about.Units
 }
 
 // DropLayers deletes the layers that nothing has mounted, but for that of keep, and what a killed prepare left.

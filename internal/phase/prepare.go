@@ -109,6 +109,7 @@ type preparation struct {
 	fromLive    []treediff.Change // of /usr, live to target, if booted is not live
 	databases   []string          // directories below /usr with databases of packages
 	layerReload impact.Reload     // when the layer comes, or goes
+	layerUnits  []string          // whose files differ then
 	lacks       string            // what keeps the target from going on with the application, or from taking it back; "" if nothing does
 	tryHelper   bool              // the helper of the target is another one
 	pruning     *os.File          // holds pruning off until it is closed
@@ -292,7 +293,7 @@ func (p *preparation) weigh(ctx context.Context, target ostree.Tree) error {
 		return err
 	}
 	p.plan.Impact = impact.Of(p.changes, p.plan.Etc, packages)
-	p.layerReload = p.plan.Impact.Reload
+	p.layerReload, p.layerUnits = p.plan.Impact.Reload, p.plan.Impact.Units.All()
 	if p.plan.From == p.plan.Booted {
 		p.plan.Impact.Files.Bytes, err = p.bytesOf(p.changes)
 		return err
@@ -405,7 +406,7 @@ func (p *preparation) build(ctx context.Context) error {
 	if err := p.remember(); err != nil {
 		return err
 	}
-	return p.storage.BuildLayer(&p.plan, p.layerReload, func(tree string) error {
+	return p.storage.BuildLayer(&p.plan, p.layerReload, p.layerUnits, func(tree string) error {
 		var progress layer.Progress
 		defer report.Counting("building the layer", len(p.changes), progress.Made)()
 		_, err := layer.Build(ctx, p.storage.Repo, p.changes, tree, &progress)

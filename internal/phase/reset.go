@@ -63,9 +63,11 @@ func reset(ctx context.Context, m *machine.Machine, t *state.Transaction, c *con
 	if err := transaction.Begin(m, t, "etc"); err != nil {
 		return err
 	}
-	if _, err := takeBackEtc(ctx, m, t); err != nil {
+	result, err := takeBackEtc(ctx, m, t)
+	if err != nil {
 		return err
 	}
+	t.EtcRestored = append(t.EtcRestored, result.Restored...) // by one that was killed, too
 	if err := transaction.End(m, t); err != nil {
 		return err
 	}

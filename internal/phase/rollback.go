@@ -127,7 +127,7 @@ func rolledBack(ctx context.Context, s *machine.Storage, t *state.Transaction, o
 		if err := reloadAfterSwitchBack(ctx, s, t); err != nil {
 			return err
 		}
-		takeBackServices(ctx, t)
+		takeBackServices(ctx, m, t)
 	}
 	if t.Staged != nil {
 		if err := stageAsBefore(ctx, s, t.Staged); err != nil {

@@ -50,7 +50,7 @@ func (h *handler) handle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if acts(h.plan.Services) { // else, liveapply-needs-restart.service tells what would need it
+	if acts(h.plan.Services) || slices.ContainsFunc(h.plan.Impact.Units.All(), isSocket) { // else, liveapply-needs-restart.service tells what would need it
 		if err := h.decideAndAct(ctx); err != nil {
 			return err
 		}
@@ -86,7 +86,8 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	var tasks []state.Task
 	var left []string
 	for _, task := range all {
-		wanted := how.Restart != string(config.RestartNone)
+		// systemd has closed a socket that is to listen elsewhere when it read its units again, and says that it listens.
+		wanted := how.Restart != string(config.RestartNone) || task.Idle
 		if task.Action == state.Start {
 			wanted = how.StartNew
 		}
@@ -101,6 +102,8 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	}
 	return tasks, nil
 }
+
+func isSocket(unit string) bool { return strings.HasSuffix(unit, ".socket") }
 
 // decideServices asks systemd what there is to be done.
 func decideServices(ctx context.Context, how state.Handling, changes services.Changes) (tasks []state.Task, err error) {
@@ -191,13 +194,17 @@ func withoutReexec(ctx context.Context, t *state.Transaction, tasks []state.Task
 }
 
 // takeBackServices undoes what was done to services. One that does not come back is told; everything else has to go on.
-func takeBackServices(ctx context.Context, t *state.Transaction) {
-	if len(t.Services) == 0 {
+func takeBackServices(ctx context.Context, m *machine.Machine, t *state.Transaction) {
+	if !slices.ContainsFunc(t.Phases, func(phase state.PhaseRun) bool { return phase.Name == "services" }) {
+		return
+	}
+	units := m.UnitsOf(t.Live)
+	if len(t.Services) == 0 && !slices.ContainsFunc(units, isSocket) {
 		return
 	}
 	report.Status("restarting services on the tree before")
 	err := t.Step("restart services on the tree before", func() error {
-		return systemd.With(ctx, func(manager *systemd.Manager) error { return services.TakeBack(ctx, manager, t.Services) })
+		return systemd.With(ctx, func(manager *systemd.Manager) error { return services.TakeBack(ctx, manager, t.Services, units) })
 	})
 	if err != nil {
 		report.Warn("%v", err)
@@ -206,7 +213,7 @@ func takeBackServices(ctx context.Context, t *state.Transaction) {
 
 // settleServices restarts, after a reset, what runs on the tree that was live, if the configuration says so. The reset does not depend on it.
 func settleServices(ctx context.Context, m *machine.Machine, t *state.Transaction, c *config.Config) {
-	if c == nil || c.RestartServices == config.RestartNone {
+	if c == nil || c.RestartServices == config.RestartNone && !slices.ContainsFunc(m.UnitsOf(t.From), isSocket) {
 		return
 	}
 	if err := settle(ctx, m, t, handling(c)); err != nil {
@@ -220,11 +227,17 @@ func settle(ctx context.Context, m *machine.Machine, t *state.Transaction, how s
 	if err != nil {
 		return err
 	}
+	changes.Units = m.UnitsOf(t.From)
+	for _, path := range t.EtcRestored {
+		changes.Etc = append(changes.Etc, "/etc/"+path)
+	}
 	tasks, err := decideServices(ctx, how, changes)
 	if err != nil {
 		return err
 	}
-	tasks = slices.DeleteFunc(tasks, func(task state.Task) bool { return task.Action == state.Leave })
+	tasks = slices.DeleteFunc(tasks, func(task state.Task) bool {
+		return task.Action == state.Leave || how.Restart == string(config.RestartNone) && !task.Idle
+	})
 	if tasks, err = withoutReexec(ctx, t, tasks); err != nil || len(tasks) == 0 {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,8 +36,13 @@ func Decide(ctx context.Context, s *systemd.Manager, rules Rules, caller string,
 	active := map[string]bool{}
 	for _, u := range units {
 		active[u.Name] = u.ActiveState == "active" || u.ActiveState == "reloading"
-		if !active[u.Name] || !strings.HasSuffix(u.Name, ".service") {
+	}
+	for _, u := range units {
+		if !active[u.Name] || !slices.Contains(handledTypes, path.Ext(u.Name)) {
 			continue
+		}
+		if path.Ext(u.Name) != ".service" && !changes.concernUnit(u.Name) {
+			continue // only its file matters, and aliases have that of their own name
 		}
 		known, err := factsOf(ctx, s, u.Name)
 		if err != nil {
@@ -45,6 +51,9 @@ func Decide(ctx context.Context, s *systemd.Manager, rules Rules, caller string,
 		if task, needed := rules.decide(known, caller, changes); needed {
 			tasks = append(tasks, task)
 		}
+	}
+	if tasks, err = withSockets(ctx, s, tasks, active); err != nil {
+		return nil, err
 	}
 	for _, stale := range changes.Stale {
 		if stale.Unit == initScope && !matchesAny(rules.Ignore, initScope) {
@@ -55,6 +64,29 @@ func Decide(ctx context.Context, s *systemd.Manager, rules Rules, caller string,
 	tasks = append(tasks, started...)
 	slices.SortFunc(tasks, func(a, b state.Task) int { return strings.Compare(a.Unit, b.Unit) })
 	return tasks, err
+}
+
+// handledTypes are the types of units that something is done to. The others follow a reload by themselves (targets, slices), or what they are for would go (mounts).
+var handledTypes = []string{".service", ".socket", ".timer", ".path"}
+
+// withSockets leaves out the services that are restarted together with a socket of theirs, and finds out which sockets nothing runs for.
+func withSockets(ctx context.Context, s *systemd.Manager, tasks []state.Task, active map[string]bool) ([]state.Task, error) {
+	var together []string
+	for i, task := range tasks {
+		if task.Action != state.Restart || path.Ext(task.Unit) != ".socket" {
+			continue
+		}
+		triggered, err := s.Triggers(ctx, task.Unit)
+		if err != nil {
+			return nil, err
+		}
+		running := slices.DeleteFunc(triggered, func(unit string) bool { return !active[unit] })
+		tasks[i].Idle = len(running) == 0
+		together = append(together, running...)
+	}
+	return slices.DeleteFunc(tasks, func(task state.Task) bool {
+		return task.Action == state.Restart && slices.Contains(together, task.Unit)
+	}), nil
 }
 
 // initScope is the unit of process 1.
@@ -191,15 +223,17 @@ func Act(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
 }
 
 func queue(ctx context.Context, s *systemd.Manager, task state.Task, result chan<- string) (err error) {
-	switch task.Action {
-	case state.Restart:
+	switch isSocket := path.Ext(task.Unit) == ".socket"; {
+	case task.Action == state.Restart && isSocket:
+		go func() { result <- resultOf(restartSocket(ctx, s, task.Unit)) }()
+	case task.Action == state.Restart:
 		forgetStarts(ctx, s, task.Unit)
 		_, err = s.Conn.TryRestartUnitContext(ctx, task.Unit, "replace", result)
-	case state.Reload:
+	case task.Action == state.Reload:
 		_, err = s.Conn.ReloadUnitContext(ctx, task.Unit, "replace", result)
-	case state.Stop:
+	case task.Action == state.Stop:
 		_, err = s.Conn.StopUnitContext(ctx, task.Unit, "replace", result)
-	case state.Start:
+	case task.Action == state.Start:
 		_, err = s.Conn.StartUnitContext(ctx, task.Unit, "replace", result)
 	}
 	if err != nil {
@@ -208,12 +242,61 @@ func queue(ctx context.Context, s *systemd.Manager, task state.Task, result chan
 	return nil
 }
 
+// restartSocket restarts a socket. systemd does not do that while its services run, which are stopped before, and started after.
+func restartSocket(ctx context.Context, s *systemd.Manager, socket string) error {
+	triggered, err := s.Triggers(ctx, socket)
+	if err != nil {
+		return err
+	}
+	var running []string
+	for _, unit := range triggered {
+		active, err := s.IsActive(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if active {
+			running = append(running, unit)
+		}
+	}
+	if err := s.Stop(ctx, running...); err != nil {
+		return err
+	}
+	err = s.Restart(ctx, socket)
+	for _, unit := range running {
+		forgetStarts(ctx, s, unit)
+		err = errors.Join(err, s.Start(ctx, unit))
+	}
+	return err
+}
+
+// resultOf is how a job ends that does something by itself.
+func resultOf(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "done"
+}
+
 // TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, what was only reloaded is so again, all other
-// units are restarted. It goes on after one that resists.
-func TakeBack(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
+// units are restarted. Sockets may be among the units that systemd has closed when it read them there and back. It goes on after one that resists.
+func TakeBack(ctx context.Context, s *systemd.Manager, tasks []state.Task, units []string) error {
 	var back []state.Task
 	var failed []error
+	for _, unit := range units {
+		if path.Ext(unit) != ".socket" || slices.ContainsFunc(tasks, func(task state.Task) bool { return task.Unit == unit }) {
+			continue
+		}
+		active, err := s.IsActive(ctx, unit)
+		if err == nil && active {
+			err = restartSocket(ctx, s, unit)
+		}
+		failed = append(failed, err)
+	}
 	for _, task := range tasks {
+		if path.Ext(task.Unit) == ".socket" && task.Action == state.Restart {
+			failed = append(failed, restartSocket(ctx, s, task.Unit))
+			continue
+		}
 		if task.Action == state.Start {
 			if err := s.Stop(ctx, task.Unit); err != nil {
 				failed = append(failed, err)

@@ -17,6 +17,11 @@ type Changes struct {
 	Stale []Stale  // units that run on files which were replaced
 }
 
+// concernUnit tells whether the file of a unit changed, or that of its template.
+func (c Changes) concernUnit(name string) bool {
+	return slices.Contains(c.Units, name) || slices.Contains(c.Units, templateOf(name))
+}
+
 // Stale is a unit that runs on files which are no longer what their paths hold.
 type Stale struct {
 	Unit string
@@ -34,6 +39,7 @@ var spared = []string{
 	"dbus.service", "dbus-broker.service", "systemd-logind.service", "display-manager.service", "user@*.service", "user-runtime-dir@*.service",
 	"getty@*.service", "serial-getty@*.service", "console-getty.service", "container-getty@*.service",
 	"liveapply*", "ostree-*.service",
+	"dbus.socket", "systemd-*.socket", "syslog.socket", "ostree-*.path",
 }
 
 // facts are what systemd knows of an active unit, as far as it matters here.
@@ -67,7 +73,7 @@ func (unit facts) reasons(changes Changes) (files, config string) {
 		}
 	}
 	for _, name := range unit.names {
-		if slices.Contains(changes.Units, name) || slices.Contains(changes.Units, templateOf(name)) {
+		if changes.concernUnit(name) {
 			files = cmp.Or(files, "its unit file changed")
 		}
 	}

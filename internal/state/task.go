@@ -31,4 +31,6 @@ type Task struct {
 	Unit   string `json:"unit"`
 	Action Action `json:"action"`
 	Why    string `json:"why"`
+	// Idle is set for a socket for which nothing runs: to restart it interrupts nobody.
+	Idle bool `json:"idle,omitempty"`
 }

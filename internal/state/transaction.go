@@ -27,11 +27,12 @@ type Transaction struct {
 	Partial     *partial.About  `json:"partial,omitempty"`
 	Started     time.Time       `json:"started"`
 	RequestedBy string          `json:"requested_by"`
-	Allow       string          `json:"allow"`              // the policy that allowed it, Allow=; empty for a reset
-	Staged      *StagedBefore   `json:"staged"`             // set if prepare stages a deployment
-	Switched    bool            `json:"switched"`           // mount is about to change, or has changed, /usr
-	Services    []Task          `json:"services,omitempty"` // what is being, or was, done to services; rollback undoes it
-	Committed   bool            `json:"committed"`          // all is done: from here it is only brought to its end, never rolled back
+	Allow       string          `json:"allow"`                  // the policy that allowed it, Allow=; empty for a reset
+	Staged      *StagedBefore   `json:"staged"`                 // set if prepare stages a deployment
+	Switched    bool            `json:"switched"`               // mount is about to change, or has changed, /usr
+	Services    []Task          `json:"services,omitempty"`     // what is being, or was, done to services; rollback undoes it
+	EtcRestored []string        `json:"etc_restored,omitempty"` // by a reset: paths in /etc that it has taken back
+	Committed   bool            `json:"committed"`              // all is done: from here it is only brought to its end, never rolled back
 	Phases      []PhaseRun      `json:"phases"`
 }
 

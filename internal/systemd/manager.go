@@ -255,6 +255,16 @@ func (s *Manager) Restart(ctx context.Context, name string) error {
 	return nil
 }
 
+// Triggers lists the units that a socket, a path or a timer starts.
+func (s *Manager) Triggers(ctx context.Context, name string) ([]string, error) {
+	property, err := s.Conn.GetUnitPropertyContext(ctx, name, "Triggers")
+	if err != nil {
+		return nil, fmt.Errorf("asking systemd what %s starts: %w", name, err)
+	}
+	units, _ := property.Value.Value().([]string)
+	return units, nil
+}
+
 // IsActive tells whether a unit runs, or is about to.
 func (s *Manager) IsActive(ctx context.Context, name string) (bool, error) {
 	now, err := s.ActiveState(ctx, name)

@@ -309,3 +309,81 @@ func TestServiceThatFailsWhenItIsStoppedIsNoReason(t *testing.T) {
 		m.Try("systemctl", "reset-failed", "lab-resisting")
 	}
 }
+
+// withSocket has a socket at a place of its version, and a service for it.
+func withSocket(version string) func(*nspawn.Tree) {
+	return func(tree *nspawn.Tree) {
+		tree.Write("usr/lib/systemd/system/lab-listening.socket", "[Socket]\nListenStream=/run/lab-listening-"+version+"\nRemoveOnStop=yes\n", 0o644)
+		tree.Write("usr/lib/systemd/system/lab-listening.service", "[Service]\nExecStart=sh -c 'echo $LISTEN_FDS >/run/lab-listened; exec sleep infinity'\n", 0o644)
+		tree.Write("usr/lib/systemd/system/lab-periodic.timer", "[Timer]\nOnActiveSec="+version+"d\n", 0o644)
+		tree.Write("usr/lib/systemd/system/lab-periodic.service", "[Service]\nExecStart=true\n", 0o644)
+	}
+}
+
+// A socket whose unit changed listens where it says, whether something runs for it or not, when a commit was applied, taken back, and reset.
+func TestSocketsListenWhereTheirUnitsSay(t *testing.T) {
+	t.Parallel()
+	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
+		v1 := lab.Derive(t, product(t, suite), withSocket("1"))
+		m := lab.Machine(t, v1, nspawn.Options{})
+		m.Boot()
+		m.Run("mkdir", "-p", "/etc/liveapply")
+		v2 := derived(t, m, v1, withSocket("2"))
+		listens := func(when, version string) {
+			t.Helper()
+			equal(t, "sockets "+when, strings.Join(strings.Fields(m.Run("sh", "-c", "ss -xlH | grep -o '/run/lab-listening-.'")), " "), "/run/lab-listening-"+version)
+			equal(t, "the socket "+when, m.Run("systemctl", "is-active", "lab-listening.socket"), "active")
+		}
+		due := func() string {
+			return m.Run("systemctl", "show", "--value", "--property=NextElapseUSecMonotonic", "lab-periodic.timer")
+		}
+		m.Run("systemctl", "start", "lab-periodic.timer")
+		for _, running := range []bool{false, true} {
+			for _, how := range []string{"none", "changed"} {
+				if running && how == "none" {
+					continue // what runs has the socket, and is left alone
+				}
+				configure(m, "RestartServices="+how, "HealthTimeout=100ms")
+				m.Run("systemctl", "restart", "lab-listening.socket")
+				if running {
+					m.Run("systemctl", "start", "lab-listening.service")
+				}
+				listens("before", "1")
+				before := due()
+				apply(t, m, v2)
+				listens("with the commit, "+how, "2")
+				equal(t, "the timer is due at another time, "+how, due() != before, true) // reading its unit again does that
+				equal(t, "the service runs", m.Try("systemctl", "is-active", "lab-listening.service").Stdout == "active", running)
+				if running {
+					equal(t, "sockets that the service has got", m.Read("/run/lab-listened"), "1\n")
+				}
+				m.Run("liveapplyctl", "reset")
+				listens("after a reset, "+how, "1")
+
+				dropIn(m, "liveapply-services@.service", "ExecStartPost=/bin/false")
+				equal(t, "exit status", tryApply(m, v2).Code, 1)
+				removeDropIns(m)
+				listens("after a rollback, "+how, "1")
+				equal(t, "the service runs after a rollback", m.Try("systemctl", "is-active", "lab-listening.service").Stdout == "active", running)
+				m.Run("sh", "-c", "systemctl stop lab-listening.service; systemctl reset-failed 'liveapply*'")
+			}
+		}
+	})
+}
+
+// What a service has read comes back with a reset, as it came with the commit.
+func TestServicesFollowAReset(t *testing.T) {
+	t.Parallel()
+	m, _, v2 := servicesMachine(t)
+	configure(m, "RestartServices=changed", "HealthTimeout=100ms", "StartNewServices=yes")
+	apply(t, m, v2)
+	waitFor(t, "the services", func() bool {
+		return m.Read("/run/lab-configured.service.version") == "configuration 2\n" && m.Read("/run/lab-plain.service.version") == "2\n"
+	})
+	equal(t, "the new service", m.Run("systemctl", "is-active", "lab-new.service"), "active")
+	reset(t, m)
+	waitFor(t, "the services after a reset", func() bool {
+		return m.Read("/run/lab-configured.service.version") == "configuration 1\n" && m.Read("/run/lab-plain.service.version") == "1\n"
+	})
+	equal(t, "the new service after a reset", m.Try("systemctl", "is-active", "lab-new.service").Stdout, "inactive")
+}

@@ -45,6 +45,9 @@ func complete(ctx context.Context, s *machine.Storage, t *state.Transaction) err
 	if err := etcmerge.Fold(s.EtcDirs()); err != nil {
 		return err
 	}
+	if err := s.Machine.State.NoteStoppedUnits(t.Services); err != nil {
+		return err
+	}
 	if t.From != t.Live {
 		if err := s.DropLayers(t.Live); err != nil {
 			return err

@@ -98,6 +98,9 @@ func endReset(ctx context.Context, m *machine.Machine, t *state.Transaction, c *
 		return err
 	}
 	settleServices(ctx, m, t, c)
+	if err := m.State.ForgetStoppedUnits(); err != nil {
+		return err
+	}
 	if err := stopLive(ctx, storage); err != nil {
 		return err
 	}

@@ -26,11 +26,14 @@ func Services(ctx context.Context, m *machine.Machine, request string) error {
 	if plan.IsNothing() {
 		return transaction.End(m, t)
 	}
+	h := handler{Machine: m, transaction: t, plan: plan}
+	if err := h.stopGone(ctx); err != nil {
+		return err
+	}
 	report.Status("reloading")
 	if err := services.Reload(ctx, plan.Impact.Reload, t.Step); err != nil {
 		return err
 	}
-	h := handler{Machine: m, transaction: t, plan: plan}
 	if err := h.handle(ctx); err != nil {
 		return err
 	}
@@ -64,6 +67,35 @@ func (h *handler) handle(ctx context.Context) error {
 	})
 }
 
+// stopGone stops what has no unit file any more, as long as systemd knows how to. One that resists runs on, as one without a unit file does.
+func (h *handler) stopGone(ctx context.Context) error {
+	how := h.plan.Services
+	removed := h.plan.Impact.Units.Removed
+	if how.Restart == string(config.RestartNone) || len(removed) == 0 {
+		return nil
+	}
+	return systemd.With(ctx, func(manager *systemd.Manager) error {
+		tasks, err := services.DecideGone(ctx, manager, rulesOf(how), how.Caller, removed)
+		if err != nil || len(tasks) == 0 {
+			return err
+		}
+		h.transaction.Services = append(h.transaction.Services, tasks...)
+		if err := h.Lock.Write(h.transaction); err != nil {
+			return err
+		}
+		report.Status("stopping services that are gone")
+		err = h.transaction.Step("stop services that are gone", func() error { return services.ActOnAll(ctx, manager, tasks) })
+		if err != nil {
+			report.Warn("%v", err)
+		}
+		return nil
+	})
+}
+
+func rulesOf(how state.Handling) services.Rules {
+	return services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}
+}
+
 func (h *handler) decideAndAct(ctx context.Context) error {
 	tasks, err := h.decide(ctx)
 	if err != nil {
@@ -79,7 +111,11 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := decideServices(ctx, how, changes)
+	stopped, err := h.State.StoppedUnits()
+	if err != nil {
+		return nil, err
+	}
+	all, err := decideServices(ctx, how, changes, stopped)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +124,7 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	for _, task := range all {
 		// systemd has closed a socket that is to listen elsewhere when it read its units again, and says that it listens.
 		wanted := how.Restart != string(config.RestartNone) || task.Idle
-		if task.Action == state.Start {
+		if task.Action == state.Start && !slices.Contains(stopped, task.Unit) {
 			wanted = how.StartNew
 		}
 		if task.Action == state.Leave || !wanted {
@@ -106,10 +142,14 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 func isSocket(unit string) bool { return strings.HasSuffix(unit, ".socket") }
 
 // decideServices asks systemd what there is to be done.
-func decideServices(ctx context.Context, how state.Handling, changes services.Changes) (tasks []state.Task, err error) {
-	rules := services.Rules{Ignore: how.Ignored, Restart: how.Restarted, Reload: how.Reloaded}
-	err = systemd.With(ctx, func(manager *systemd.Manager) (err error) {
-		tasks, err = services.Decide(ctx, manager, rules, how.Caller, changes)
+func decideServices(ctx context.Context, how state.Handling, changes services.Changes, stopped []string) (tasks []state.Task, err error) {
+	err = systemd.With(ctx, func(manager *systemd.Manager) error {
+		back, err := services.DecideBack(ctx, manager, stopped)
+		if err != nil {
+			return err
+		}
+		tasks, err = services.Decide(ctx, manager, rulesOf(how), how.Caller, changes)
+		tasks = slices.Concat(tasks, back)
 		return err
 	})
 	return tasks, err
@@ -231,7 +271,11 @@ func settle(ctx context.Context, m *machine.Machine, t *state.Transaction, how s
 	for _, path := range t.EtcRestored {
 		changes.Etc = append(changes.Etc, "/etc/"+path)
 	}
-	tasks, err := decideServices(ctx, how, changes)
+	stopped, err := m.State.StoppedUnits()
+	if err != nil {
+		return err
+	}
+	tasks, err := decideServices(ctx, how, changes, stopped)
 	if err != nil {
 		return err
 	}

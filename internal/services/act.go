@@ -66,6 +66,50 @@ func Decide(ctx context.Context, s *systemd.Manager, rules Rules, caller string,
 	return tasks, err
 }
 
+// DecideGone tells which units are to be stopped before systemd reads its unit files again, of those with these names whose files are gone: afterwards it does not know
+// how to stop them any more (ExecStop=).
+func DecideGone(ctx context.Context, s *systemd.Manager, rules Rules, caller string, names []string) ([]state.Task, error) {
+	units, err := s.Conn.ListUnitsContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking systemd for its units: %w", err)
+	}
+	removed := Changes{Units: names}
+	var tasks []state.Task
+	for _, u := range units {
+		if u.ActiveState != "active" || !slices.Contains(handledTypes, path.Ext(u.Name)) || !removed.concernUnit(u.Name) {
+			continue
+		}
+		known, err := factsOf(ctx, s, u.Name)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Lstat(known.fragment); err == nil {
+			continue // it has another one, in /etc for example
+		}
+		known.isGone, known.wish = true, ""
+		if task, _ := rules.decide(known, caller, removed); task.Action == state.Stop {
+			task.Why = "its unit file is gone"
+			tasks = append(tasks, task)
+		}
+	}
+	return tasks, nil
+}
+
+// DecideBack tells which of units that were stopped because their files were gone are to be started, as they are there again.
+func DecideBack(ctx context.Context, s *systemd.Manager, names []string) ([]state.Task, error) {
+	var tasks []state.Task
+	for _, name := range names {
+		all, err := s.Conn.GetUnitPropertiesContext(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("asking systemd about %s: %w", name, err)
+		}
+		if all["LoadState"] == "loaded" && all["ActiveState"] == "inactive" {
+			tasks = append(tasks, state.Task{Unit: name, Action: state.Start, Why: "it ran before its unit file was gone"})
+		}
+	}
+	return tasks, nil
+}
+
 // handledTypes are the types of units that something is done to. The others follow a reload by themselves (targets, slices), or what they are for would go (mounts).
 var handledTypes = []string{".service", ".socket", ".timer", ".path"}
 
@@ -107,9 +151,9 @@ func factsOf(ctx context.Context, s *systemd.Manager, name string) (facts, error
 		isGone:        all["LoadState"] == "not-found",
 		configuration: configurationOf(all),
 	}
-	fragment, _ := all["FragmentPath"].(string)
+	known.fragment, _ = all["FragmentPath"].(string)
 	dropIns, _ := all["DropInPaths"].([]string)
-	known.wish = wishIn(append([]string{fragment}, dropIns...))
+	known.wish = wishIn(append([]string{known.fragment}, dropIns...))
 	return known, nil
 }
 

@@ -49,6 +49,7 @@ type facts struct {
 	canReload     bool
 	canRestart    bool     // by a person
 	isGone        bool     // its unit file, while it runs
+	fragment      string   // the path of that
 	configuration []string // files and directories below /etc that it reads
 	wish          string   // X-LiveApply= of its [Unit]: restart, reload, ignore, or ""
 }

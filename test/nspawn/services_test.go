@@ -387,3 +387,36 @@ func TestServicesFollowAReset(t *testing.T) {
 	})
 	equal(t, "the new service after a reset", m.Try("systemctl", "is-active", "lab-new.service").Stdout, "inactive")
 }
+
+// A service whose unit goes is stopped as its unit says, while systemd knows that, and runs again where the unit is there again.
+func TestServiceThatGoesIsStoppedAsItsUnitSays(t *testing.T) {
+	t.Parallel()
+	v1 := lab.Derive(t, product(t, nspawn.Trixie), func(tree *nspawn.Tree) {
+		tree.Write("usr/lib/systemd/system/lab-going.service", "[Service]\nExecStart=sleep infinity\nExecStop=sh -c 'echo well >>/run/lab-stopped'\n", 0o644)
+	})
+	m := lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	m.Run("mkdir", "-p", "/etc/liveapply")
+	configure(m, "RestartServices=changed", "HealthTimeout=100ms")
+	v2 := derived(t, m, v1, func(tree *nspawn.Tree) { tree.Remove("usr/lib/systemd/system/lab-going.service") })
+	v3 := derived(t, m, v1, labRelease("3"))
+	active := func() string { return m.Try("systemctl", "is-active", "lab-going.service").Stdout }
+	stopped := func() int { return strings.Count(m.Try("cat", "/run/lab-stopped").Stdout, "well") }
+	m.Run("systemctl", "start", "lab-going.service")
+
+	dropIn(m, "liveapply-services@.service", "ExecStartPost=/bin/false")
+	equal(t, "exit status", tryApply(m, v2).Code, 1)
+	removeDropIns(m)
+	m.Run("systemctl", "reset-failed", "liveapply*")
+	equal(t, "times that it was stopped", stopped(), 1)
+	equal(t, "after a rollback, it is", active(), "active")
+	for i, back := range []func(){func() { reset(t, m) }, func() { apply(t, m, v3) }} {
+		apply(t, m, v2)
+		equal(t, "times that it was stopped", stopped(), i+2)
+		equal(t, "where it is gone, it is", active(), "inactive")
+		back()
+		equal(t, "where it is there again, it is", active(), "active")
+	}
+	reset(t, m)
+	requireNothingLeft(t, m)
+}

@@ -389,7 +389,7 @@ func TestEveryFaultEndsWell(t *testing.T) {
 					n := l.tryAll(t, s, verb)
 					// The line for docs/reliability.md.
 					t.Logf("| %s | %d | %d | %d |", verb, n.kills, n.errors, n.failed)
-					if n.kills == 0 || n.errors == 0 {
+					if (n.kills == 0 || n.errors == 0) && !isPart() {
 						t.Errorf("of %s nothing was disturbed", verb)
 					}
 				}
@@ -403,7 +403,7 @@ func TestEveryFaultEndsWell(t *testing.T) {
 func (l *injection) tryAll(t *testing.T, s scenario, verb string) tally {
 	t.Helper()
 	var n tally
-	for _, f := range faults(l.counts(t, s, verb), isExhaustive()) {
+	for _, f := range inPart(faults(l.counts(t, s, verb), isExhaustive())) {
 		hit := false
 		if !t.Run(fmt.Sprintf("%s %s %s %d", verb, f.call, f.how, f.n), func(t *testing.T) {
 			one := *l

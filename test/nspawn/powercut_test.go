@@ -15,6 +15,29 @@ import (
 // isExhaustive tells whether the fault tests run whole, which takes longer than CI has: it runs a sample.
 func isExhaustive() bool { return os.Getenv("LIVEAPPLY_TEST_EXHAUSTIVE") != "" }
 
+// part is which part of all cases runs, the K-th of N by LIVEAPPLY_TEST_EXHAUSTIVE=K/N; the first of one with any other value, and in a sample.
+func part() (k, n int) {
+	if _, err := fmt.Sscanf(os.Getenv("LIVEAPPLY_TEST_EXHAUSTIVE"), "%d/%d", &k, &n); err != nil || k < 1 || k > n {
+		return 1, 1
+	}
+	return k, n
+}
+
+// inPart takes of all cases those of the part: each N-th, beginning with the K-th.
+func inPart[T any](all []T) (some []T) {
+	k, n := part()
+	for i := k - 1; i < len(all); i += n {
+		some = append(some, all[i])
+	}
+	return some
+}
+
+// isPart tells whether there are other parts, which may have all cases of a kind.
+func isPart() bool {
+	_, n := part()
+	return n > 1
+}
+
 // sampled is how many of the cases of a fault test run.
 func sampled(sample, all int) int {
 	if isExhaustive() {

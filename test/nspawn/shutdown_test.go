@@ -137,7 +137,7 @@ func TestFaultsOfTheWayBackAtShutdown(t *testing.T) {
 	}
 	equal(t, "a default of v1", etc[l.v1]["lab/default"] != etc[v3]["lab/default"], true)
 
-	all := faults(counts, true)
+	all := inPart(faults(counts, true))
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var n tally
 	came := map[bool]int{}
@@ -174,7 +174,7 @@ func TestFaultsOfTheWayBackAtShutdown(t *testing.T) {
 		}
 	}
 	t.Logf("| etc-revert (real shutdown) | %d | %d | %d |: finalized %d times, not finalized %d times", n.kills, n.errors, n.failed, came[true], came[false])
-	if n.kills == 0 || n.errors == 0 {
+	if (n.kills == 0 || n.errors == 0) && !isPart() {
 		t.Error("nothing was disturbed")
 	}
 }

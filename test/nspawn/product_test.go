@@ -34,6 +34,15 @@ func productMachine(t *testing.T, suite nspawn.Suite, options nspawn.Options) (m
 	return m, commit
 }
 
+// releaseMachine returns a machine that runs release 1 of the lab.
+func releaseMachine(t *testing.T, suite nspawn.Suite) (m *nspawn.Machine, v1 string) {
+	t.Helper()
+	v1 = lab.Derive(t, product(t, suite), labRelease("1"))
+	m = lab.Machine(t, v1, nspawn.Options{})
+	m.Boot()
+	return m, v1
+}
+
 // derived makes a commit out of another one, and brings it into the machine's repo.
 func derived(t *testing.T, m *nspawn.Machine, parent string, edit func(*nspawn.Tree)) string {
 	t.Helper()

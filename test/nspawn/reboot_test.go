@@ -14,9 +14,7 @@ import (
 func TestReboots(t *testing.T) {
 	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
-		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
-		m := lab.Machine(t, v1, nspawn.Options{})
-		m.Boot()
+		m, v1 := releaseMachine(t, suite)
 		// The journal of a boot has to be there in the next one.
 		m.Run("mkdir", "-p", "/var/log/journal")
 		m.Run("journalctl", "--flush")

@@ -23,9 +23,7 @@ func interrupt(t *testing.T, m *nspawn.Machine, commit string) {
 
 func TestInterruptedTransactionIsTakenBackByWhatComesNext(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	makeTransient(m)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
@@ -168,9 +166,7 @@ func TestNothingRecoversWhereNothingIsLost(t *testing.T) {
 
 func TestResetWorksWhereARollbackDoesNot(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	before := factsOf(t, m)
 	dropIn(m, "liveapply-services@.service", "ExecStartPost=/bin/false")
@@ -188,9 +184,7 @@ func TestResetWorksWhereARollbackDoesNot(t *testing.T) {
 // another commit.
 func TestShutdownInTheMidstOfAnApplication(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, _ := releaseMachine(t, nspawn.Trixie)
 	m.Run("mkdir", "-p", "/var/log/journal")
 	m.Run("journalctl", "--flush")
 	makeTransient(m)

@@ -524,9 +524,7 @@ func TestEtcThatOSTreeCannotMergeIsRefusedBeforeItIsStaged(t *testing.T) {
 // /var may be full, or read-only: nothing is told then in the history, and all else goes on.
 func TestHistoryThatCannotBeWrittenKeepsNothingFromEnding(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	makeTransient(m)
 	v2 := derived(t, m, v1, labRelease("2"))
 	before := factsOf(t, m)

@@ -121,9 +121,7 @@ const helper = "/usr/libexec/liveapply/liveapply-helper"
 
 func TestPhaseThatFailsIsRolledBack(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
 
@@ -218,9 +216,7 @@ func TestRecordThatIsKilledAfterItsMarkIsBroughtToItsEnd(t *testing.T) {
 
 func TestStopInTheMiddleIsRolledBack(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	before := factsOf(t, m)
 	for _, phase := range phases[:len(phases)-1] {
@@ -281,9 +277,7 @@ func awaitEnd(m *nspawn.Machine) {
 
 func TestApplicationThatWaitsIsNotHarmedByTheOneBefore(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
 	before := factsOf(t, m)
@@ -323,9 +317,7 @@ func TestApplicationThatWaitsIsNotHarmedByTheOneBefore(t *testing.T) {
 
 func TestStagedDeploymentOfSomebodyElseStaysTheirs(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))
 	v4 := derived(t, m, v3, labRelease("4"))
@@ -422,9 +414,7 @@ func TestRefIsAppliedByItsName(t *testing.T) {
 
 func TestWhatSomebodyStagesOfTheSameCommitIsTheirs(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	m.Run("mkdir", "-p", "/etc/liveapply")
 	m.Write("/etc/liveapply/liveapply.conf", "[Auto]\nApply=no\n")
 	v2 := derived(t, m, v1, labRelease("2"))

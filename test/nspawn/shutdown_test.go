@@ -16,9 +16,7 @@ import (
 func TestNothingIsFinalizedWhileEtcIsNotTheAdministrators(t *testing.T) {
 	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
-		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
-		m := lab.Machine(t, v1, nspawn.Options{})
-		m.Boot()
+		m, v1 := releaseMachine(t, suite)
 		m.Run("mkdir", "-p", "/var/log/journal") // to see what went wrong
 		m.Run("journalctl", "--flush")
 		v2 := derived(t, m, v1, labRelease("2"))
@@ -183,9 +181,7 @@ func TestFaultsOfTheWayBackAtShutdown(t *testing.T) {
 func TestDeploymentThatIsNotStagedHasTheAdministratorsEtc(t *testing.T) {
 	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
-		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
-		m := lab.Machine(t, v1, nspawn.Options{})
-		m.Boot()
+		m, v1 := releaseMachine(t, suite)
 		v2 := derived(t, m, v1, labRelease("2"))
 		v3 := derived(t, m, v1, labRelease("3"))
 		makeTransient(m)
@@ -240,9 +236,7 @@ func TestDeploymentThatIsNotStagedHasTheAdministratorsEtc(t *testing.T) {
 // what is applied next. Where libostree takes longer than anybody should wait, the way back goes on.
 func TestDeploymentThatIsBeingMadeHasTheAdministratorsEtc(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v1, labRelease("3"))
 	v4 := derived(t, m, v1, labRelease("4"))
@@ -295,9 +289,7 @@ func TestDeploymentThatIsBeingMadeHasTheAdministratorsEtc(t *testing.T) {
 // What takes /etc back is stopped by hand while a phase that is about to change /etc has the lock: neither waits for the other.
 func TestStopOfTheWayBackWhileEtcIsAboutToChange(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v1, labRelease("3"))
 	makeTransient(m)
@@ -324,9 +316,7 @@ func TestStopOfTheWayBackWhileEtcIsAboutToChange(t *testing.T) {
 // Nothing was ever live: that libostree cannot finalize what is staged is told all the same.
 func TestWhatLibostreeCannotFinalizeIsTold(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	m.Run("systemctl", "stop", "liveapply-staged.path")
 	m.Stage(v2)
@@ -343,9 +333,7 @@ func TestWhatLibostreeCannotFinalizeIsTold(t *testing.T) {
 // What was deployed cannot be settled at the shutdown: /etc stays for the next boot, which tries once more, and status says so as long as it does not succeed.
 func TestDeploymentThatCannotBeSettledIsTriedAgain(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v1, labRelease("3"))
 	makeTransient(m)

@@ -75,9 +75,7 @@ func siblings(t *testing.T, m *nspawn.Machine, booted string) []string {
 func TestTwoAdministratorsAtOnceLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
 	random := seeded(t)
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	commits := siblings(t, m, v1)
 	before := factsOf(t, m)
 
@@ -126,9 +124,7 @@ func administer(t *testing.T, m *nspawn.Machine, random *rand.Rand, commits []st
 // Without a reset in between, too: the journal of etc has what was there before the first of them, however many there are.
 func TestApplicationsInARowDoNotAddUp(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	commits := siblings(t, m, v1)
 	before := factsOf(t, m)
 

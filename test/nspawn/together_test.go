@@ -213,9 +213,7 @@ func TestRefusedImageLeavesTheNextOneAlone(t *testing.T) {
 // A request counts for the start that it was left for: not for one by a ref that leads to the same commit, nor for a later one.
 func TestRequestCountsForItsOwnStartAlone(t *testing.T) {
 	t.Parallel()
-	v1 := lab.Derive(t, product(t, nspawn.Trixie), labRelease("1"))
-	m := lab.Machine(t, v1, nspawn.Options{})
-	m.Boot()
+	m, v1 := releaseMachine(t, nspawn.Trixie)
 	makeTransient(m)
 	v2 := derived(t, m, v1, labRelease("2"))
 	v3 := derived(t, m, v2, labRelease("3"))

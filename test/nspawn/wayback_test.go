@@ -30,9 +30,7 @@ func withoutLiveapply(t *testing.T, tree *nspawn.Tree) {
 func TestTargetWithoutLiveapply(t *testing.T) {
 	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite nspawn.Suite) {
-		v1 := lab.Derive(t, product(t, suite), labRelease("1"))
-		m := lab.Machine(t, v1, nspawn.Options{})
-		m.Boot()
+		m, v1 := releaseMachine(t, suite)
 		makeTransient(m)
 		bare := derived(t, m, v1, func(tree *nspawn.Tree) { labRelease("2")(tree); withoutLiveapply(t, tree) })
 		v3 := derived(t, m, v1, labRelease("3"))

@@ -65,10 +65,12 @@ type Reload struct {
 	DBus    bool `json:"dbus,omitempty"`    // the bus: policy and activation files
 	Udev    bool `json:"udev,omitempty"`    // udev: rules
 	Catalog bool `json:"catalog,omitempty"` // the compiled journal catalog
+	Polkit  bool `json:"polkit,omitempty"`  // polkit: actions and rules
+	Users   bool `json:"users,omitempty"`   // the managers of users: their unit files, environment and generators
 }
 
 // ReloadAll is for when it is not known what changed.
-var ReloadAll = Reload{Units: true, DBus: true, Udev: true, Catalog: true}
+var ReloadAll = Reload{Units: true, DBus: true, Udev: true, Catalog: true, Polkit: true, Users: true}
 
 // Union returns what r or other asks for.
 func (r Reload) Union(other Reload) Reload {
@@ -77,6 +79,8 @@ func (r Reload) Union(other Reload) Reload {
 		DBus:    r.DBus || other.DBus,
 		Udev:    r.Udev || other.Udev,
 		Catalog: r.Catalog || other.Catalog,
+		Polkit:  r.Polkit || other.Polkit,
+		Users:   r.Users || other.Users,
 	}
 }
 
@@ -195,6 +199,8 @@ func ReloadFor(name string) Reload {
 		DBus:    hasAnyPrefix(name, "share/dbus-1/", "etc/dbus-1/"),
 		Udev:    hasAnyPrefix(name, "lib/udev/", "etc/udev/", "run/udev/rules.d/"),
 		Catalog: hasAnyPrefix(name, "lib/systemd/catalog/", "etc/systemd/catalog/"),
+		Polkit:  hasAnyPrefix(name, "share/polkit-1/", "etc/polkit-1/", "run/polkit-1/"),
+		Users:   hasAnyPrefix(name, userManagerInputs...),
 	}
 }
 
@@ -203,6 +209,13 @@ var managerInputs = []string{
 	"lib/systemd/system/", "lib/systemd/system.attached/", "lib/systemd/system.control/", "lib/systemd/system-generators/", "lib/systemd/system-environment-generators/", "lib/systemd/system.conf",
 	"local/lib/systemd/system/", "local/lib/systemd/system-generators/", "local/lib/systemd/system.conf",
 	"etc/systemd/system/", "etc/systemd/system-generators/", "etc/systemd/system.conf", "run/systemd/system/", "run/systemd/system-generators/", "run/systemd/system.conf",
+}
+
+// userManagerInputs are what the managers of users and their generators read (systemd.unit(5), environment.d(5), systemd-xdg-autostart-generator(8), podman-systemd.unit(5)).
+var userManagerInputs = []string{
+	"lib/systemd/user/", "lib/systemd/user-generators/", "lib/systemd/user-environment-generators/", "lib/systemd/user.conf", "lib/environment.d/", "share/systemd/user/",
+	"local/lib/systemd/user/", "etc/systemd/user/", "etc/systemd/user-generators/", "etc/systemd/user.conf", "etc/environment.d/", "etc/xdg/autostart/", "run/systemd/user/",
+	"share/containers/systemd/users/", "etc/containers/systemd/users/",
 }
 
 // generatorInputs are what generators make units of: those of systemd, and others that distributions have.

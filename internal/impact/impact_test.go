@@ -89,6 +89,8 @@ func TestWhatIsReadInEtcAndRunIsReloaded(t *testing.T) {
 	for path, want := range map[string]Reload{
 		"etc/systemd/system/x.service.d/a.conf": {Units: true}, "run/systemd/system/x.service": {Units: true}, "run/udev/rules.d/60-x.rules": {Udev: true},
 		"run/udev/data/x": {}, "run/x": {}, "etc/x": {}, "share/x": {},
+		"share/polkit-1/actions/x.policy": {Polkit: true}, "etc/polkit-1/rules.d/x.rules": {Polkit: true},
+		"lib/systemd/user/x.service": {Users: true}, "lib/environment.d/x.conf": {Users: true}, "etc/xdg/autostart/x.desktop": {Users: true},
 		"etc/containers/systemd/web.container": {Units: true}, "share/containers/systemd/web.container": {Units: true}, "etc/fstab": {Units: true}, "etc/init.d/x": {Units: true},
 		"etc/rc2.d/S01x": {Units: true}, "lib/systemd/system-environment-generators/10-x": {Units: true}, "etc/systemd/system.conf.d/x.conf": {Units: true},
 	} {

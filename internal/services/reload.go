@@ -10,8 +10,10 @@ import (
 	"strings"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/liveapply/liveapply/internal/impact"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // Reload makes those read their files again whose files changed. It tries all of them, and tells which failed. Each is done inside step.
@@ -31,7 +33,24 @@ func Reload(ctx context.Context, what impact.Reload, step func(name string, do f
 		// again, and is busy with that for as long as a fifth of the reload.
 		failed = append(failed, step("reload systemd", func() error { return run(ctx, "systemctl", "daemon-reload") }))
 	}
+	if what.Polkit {
+		failed = append(failed, step("reload polkit", func() error { return reloadPolkit(ctx) }))
+	}
+	if what.Users {
+		failed = append(failed, step("reload the managers of users", func() error { return reloadUsers(ctx) }))
+	}
 	return errors.Join(failed...)
+}
+
+// reloadPolkit has polkit read its actions and rules again, which waits for changes in the directories that it knows: those of the tree before. Versions that cannot
+// reload are restarted; they keep nothing.
+func reloadPolkit(ctx context.Context) error {
+	return systemd.With(ctx, func(manager *systemd.Manager) error { return manager.ReloadOrTryRestart(ctx, "polkit.service") })
+}
+
+// reloadUsers has the managers of users that run read their units again, as systemd(1) says of SIGHUP. It does not wait for them: what a user runs is no reason to fail.
+func reloadUsers(ctx context.Context) error {
+	return systemd.With(ctx, func(manager *systemd.Manager) error { return manager.SignalMain(ctx, "user@*.service", unix.SIGHUP) })
 }
 
 // reloadBus has the bus read its policy and activation files again (D-Bus specification, org.freedesktop.DBus.ReloadConfig). A

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 // Manager is a connection to it.
@@ -253,6 +254,37 @@ func (s *Manager) Restart(ctx context.Context, name string) error {
 		return fmt.Errorf("restarting %s: %w: see systemctl status %s", name, err, name)
 	}
 	return nil
+}
+
+// ReloadOrTryRestart has a unit read its files again if it runs, and waits until it has. There may be no such unit.
+func (s *Manager) ReloadOrTryRestart(ctx context.Context, name string) error {
+	done := make(chan string, 1)
+	_, err := s.Conn.ReloadOrTryRestartUnitContext(ctx, name, "replace", done)
+	if isNoSuchUnit(err) {
+		return nil
+	}
+	if err == nil {
+		err = s.Await(ctx, done)
+	}
+	if err != nil {
+		return fmt.Errorf("reloading %s: %w", name, err)
+	}
+	return nil
+}
+
+// SignalMain sends a signal to the main processes of those units that run and that a pattern names.
+func (s *Manager) SignalMain(ctx context.Context, pattern string, signal unix.Signal) error {
+	units, err := s.Conn.ListUnitsByPatternsContext(ctx, []string{"active"}, []string{pattern})
+	if err != nil {
+		return fmt.Errorf("asking systemd for %s: %w", pattern, err)
+	}
+	var failed []error
+	for _, u := range units {
+		if err := s.Conn.KillUnitWithTarget(ctx, u.Name, dbus.Main, int32(signal)); err != nil && !isNoSuchUnit(err) {
+			failed = append(failed, fmt.Errorf("sending %v to %s: %w", signal, u.Name, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // Triggers lists the units that a socket, a path or a timer starts.

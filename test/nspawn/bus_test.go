@@ -538,3 +538,37 @@ func TestBusServiceEndsWhenNobodyAsks(t *testing.T) {
 	m.Run("systemctl", "stop", busUnit)
 	equal(t, "result of a unit that was stopped", m.Run("systemctl", "show", "--value", "--property=Result", busUnit), "success")
 }
+
+// Polkit waits for changes in directories that /usr does not show any more, and managers of users have read theirs: both follow a commit, and a reset.
+func TestPolkitAndManagersOfUsersFollow(t *testing.T) {
+	t.Parallel()
+	m, v1 := busMachine(t)
+	unit := func(text string) func(*nspawn.Tree) {
+		return func(tree *nspawn.Tree) {
+			tree.Write("usr/lib/systemd/user/lab-of-users.service", "[Unit]\nDescription="+text+"\n[Service]\nExecStart=sleep infinity\n", 0o644)
+		}
+	}
+	v2 := derived(t, m, v1, func(tree *nspawn.Tree) {
+		unit("2")(tree)
+		tree.Write("usr/share/polkit-1/actions/org.example.lab.policy", `<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE policyconfig PUBLIC "-//freedesktop//DTD PolicyKit Policy Configuration 1.0//EN" "http://www.freedesktop.org/standards/PolicyKit/1/policyconfig.dtd">
+<policyconfig><action id="org.example.lab.do"><description>do</description><message>do</message>
+<defaults><allow_any>no</allow_any><allow_inactive>no</allow_inactive><allow_active>no</allow_active></defaults></action></policyconfig>
+`, 0o644)
+	})
+	v3 := derived(t, m, v2, unit("3"))
+	known := func() bool { return m.Try("pkaction", "--action-id=org.example.lab.do").Code == 0 }
+	described := func() string {
+		return m.Try("env", "XDG_RUNTIME_DIR=/run/user/0", "systemctl", "--user", "show", "--value", "--property=Description", "lab-of-users.service").Stdout
+	}
+	m.Run("systemctl", "start", "polkit.service", "user@0.service")
+	equal(t, "the action is known before", known(), false)
+	apply(t, m, v2)
+	equal(t, "the action is known", known(), true)
+	m.Run("env", "XDG_RUNTIME_DIR=/run/user/0", "systemctl", "--user", "start", "lab-of-users.service")
+	equal(t, "the unit of users", described(), "2")
+	apply(t, m, v3)
+	waitFor(t, "the unit of users to be read again", func() bool { return described() == "3" })
+	reset(t, m)
+	equal(t, "the action is known after a reset", known(), false)
+}

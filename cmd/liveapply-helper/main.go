@@ -83,6 +83,10 @@ func main() {
 	if err := run(ctx, v, request); err != nil {
 		// systemd reads the priority off the line (sd-daemon(3)); 3 is an error.
 		fmt.Fprintf(os.Stderr, "<3>%s: %s\n", v.name, report.OneLine(err.Error()))
+		var ended *phase.Ended
+		if errors.As(err, &ended) {
+			os.Exit(ended.Result.ExitStatus())
+		}
 		os.Exit(1)
 	}
 }

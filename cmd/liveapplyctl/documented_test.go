@@ -269,7 +269,7 @@ func TestCompletionOffersWhatIsThere(t *testing.T) {
 }
 
 func TestExitStatusesAreDocumented(t *testing.T) {
-	want := []string{"0", strconv.Itoa(exitFailed), strconv.Itoa(exitUsage), strconv.Itoa(exitNothing)}
+	want := []string{"0", strconv.Itoa(exitFailed), strconv.Itoa(exitUsage), strconv.Itoa(exitNothing), strconv.Itoa(exitRefused), strconv.Itoa(exitRolledBack)}
 	if diff := cmp.Diff(want, matches(`(?m)^\.It (\d+)$`, section(t, readFile(t, manPage), ".Sh", "EXIT STATUS"))); diff != "" {
 		t.Errorf("the man page has others (-want +got):\n%s", diff)
 	}

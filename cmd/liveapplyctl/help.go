@@ -48,7 +48,7 @@ func listVerbs(w io.Writer, begin string, verbs []verb) {
 }
 
 // exitStatusText says in the help what the man page has in a table.
-const exitStatusText = "Exit status: 0 done, 1 failed (and rolled\nback), 2 wrong usage, 77 nothing to do. See liveapplyctl(1)."
+const exitStatusText = "Exit status: 0 done, 1 failed, 2 wrong\nusage, 77 nothing to do, 80 refused, 81 rolled back. See liveapplyctl(1)."
 
 // printHelp shows the usage of one verb.
 func (v verb) printHelp(out screen) error {

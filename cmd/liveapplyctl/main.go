@@ -13,6 +13,9 @@ import (
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // version is set by the build.
@@ -24,6 +27,9 @@ const (
 	exitUsage   = 2
 	exitNothing = 77 // as rpm-ostree's --unchanged-exit-77
 )
+
+// How the application of a commit ended, as its unit does.
+var exitRefused, exitRolledBack = state.Refused.ExitStatus(), state.RolledBack.ExitStatus()
 
 // errNothing is returned by a verb that found nothing to do, and has said so.
 var errNothing = errors.New("nothing to do")
@@ -84,6 +90,10 @@ func exitStatus(err error) int {
 		return exitUsage
 	}
 	fmt.Fprintf(os.Stderr, "liveapplyctl: %v\n", err)
+	var failed *systemd.Failed
+	if errors.As(err, &failed) && (failed.Status == exitRefused || failed.Status == exitRolledBack) {
+		return failed.Status
+	}
 	return exitFailed
 }
 

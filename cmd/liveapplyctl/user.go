@@ -10,6 +10,7 @@ import (
 
 	"github.com/liveapply/liveapply/internal/bus"
 	"github.com/liveapply/liveapply/internal/state"
+	"github.com/liveapply/liveapply/internal/systemd"
 )
 
 // isUser tells whether it is somebody else than root who asks, for whom the D-Bus service starts the units, if polkit lets them.
@@ -65,7 +66,7 @@ func (s *starter) awaitFinished(ctx context.Context, signals <-chan *dbus.Signal
 				continue
 			}
 			if result := state.Result(result); result != state.Applied && result != state.Reset {
-				return errors.New(message)
+				return &systemd.Failed{Status: result.ExitStatus(), Why: message}
 			}
 			s.say("%s", message)
 			return nil

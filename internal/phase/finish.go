@@ -7,9 +7,16 @@ import (
 
 	"github.com/liveapply/liveapply/internal/machine"
 	"github.com/liveapply/liveapply/internal/report"
+	"github.com/liveapply/liveapply/internal/state"
 	"github.com/liveapply/liveapply/internal/systemd"
 	"github.com/liveapply/liveapply/internal/transaction"
 )
+
+// Ended is how an application ended that was not applied.
+type Ended struct{ state.Outcome }
+
+// Error tells why.
+func (e *Ended) Error() string { return fmt.Sprintf("%s: %s", e.Result, e.Reason) }
 
 // Finish is what liveapply@.service itself runs, when the phases have ended or, after a failure, the rollback has: it tells
 // whoever started the unit how it went.
@@ -27,7 +34,7 @@ func Finish(ctx context.Context, m *machine.Machine, request string) error {
 	}
 	if outcome.Reason != "" {
 		report.Status("%s", outcome.Reason)
-		return fmt.Errorf("%s: %s", outcome.Result, outcome.Reason)
+		return &Ended{*outcome}
 	}
 	if err := systemd.StopPhases(ctx, request); err != nil {
 		report.Warn("%v", err)

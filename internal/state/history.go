@@ -30,6 +30,19 @@ const (
 	NotFinalized Result = "not-finalized"
 )
 
+// ExitStatus is with which liveapply@.service, and who waits for it, ends. The numbers have no name in systemd.exec(5) that would say something else.
+func (r Result) ExitStatus() int {
+	switch r {
+	case Applied, Reset:
+		return 0
+	case Refused:
+		return 80
+	case RolledBack:
+		return 81
+	}
+	return 1
+}
+
 // Entry is one line of the history.
 type Entry struct {
 	Transaction string          `json:"transaction"`

@@ -183,7 +183,7 @@ func (b *Begun) waitAnew(ctx context.Context) error {
 	if now, err := b.systemd.ActiveState(ctx, b.name); err != nil || now != "failed" {
 		return err
 	}
-	return errors.New("it failed")
+	return errFailed
 }
 
 // resultOf gets the result of a job out of the signals of its end.
@@ -210,16 +210,28 @@ func resultOf(ctx context.Context, signals <-chan *godbus.Signal, job uint32) <-
 	return done
 }
 
-// Outcome is Wait for what applies a commit or goes back: if that fails, the error is the reason, which the unit has told.
+// Failed is why a unit ended that applies a commit or goes back.
+type Failed struct {
+	Status int    // with which it ended, see state.Result.ExitStatus
+	Why    string // as it has told
+}
+
+// Error tells why.
+func (f *Failed) Error() string { return f.Why }
+
+// Outcome is Wait for what applies a commit or goes back: if the unit has run, and failed, the error is Failed.
 func (b *Begun) Outcome(ctx context.Context) error {
 	err := b.Wait(ctx)
-	if err == nil || ctx.Err() != nil {
+	if !errors.Is(err, errFailed) || ctx.Err() != nil {
 		return err
 	}
-	if why, statusErr := b.systemd.StatusText(ctx, b.name); statusErr == nil && why != "" {
-		return errors.New(why)
+	why, textErr := b.systemd.StatusText(ctx, b.name)
+	status, statusErr := b.systemd.Conn.GetServicePropertyContext(ctx, b.name, "ExecMainStatus")
+	if textErr != nil || statusErr != nil || why == "" {
+		return err
 	}
-	return err
+	number, _ := status.Value.Value().(int32)
+	return &Failed{int(number), why}
 }
 
 // Start starts a unit and waits until its job has ended. It fails unless the job has succeeded.
@@ -327,6 +339,9 @@ func (s *Manager) stop(ctx, waiting context.Context, name string) error {
 	return nil
 }
 
+// errFailed is what a job ends with whose unit has run.
+var errFailed = errors.New(`the job ended with "failed"`)
+
 // errLost is what a wait ends with when systemd is executed again.
 var errLost = errors.New("the connection to systemd was lost")
 
@@ -339,6 +354,9 @@ func (s *Manager) Await(ctx context.Context, done <-chan string) error {
 			return nil
 		case "assert":
 			return errors.New("it is switched off by liveapply=off on the kernel command line")
+		}
+		if result == "failed" {
+			return errFailed
 		}
 		return fmt.Errorf("the job ended with %q", result)
 	case <-ctx.Done():

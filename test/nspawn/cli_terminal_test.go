@@ -121,7 +121,7 @@ func TestEveryVerbInATerminalAndInAPipe(t *testing.T) {
 	equal(t, "apply of what is live", do("apply "+v3, exitNothing), "Commit "+v3[:12]+" is live already.")
 	equal(t, "the same, quietly", do("apply --quiet "+v3, exitNothing), "")
 
-	requireMatch("an application that fails", do("apply "+broken, exitFailed), "^✗ prepare [^\n]*\nliveapplyctl: (.*\n*)*/usr/bin/true")
+	requireMatch("an application that fails", do("apply "+broken, exitRefused), "^✗ prepare [^\n]*\nliveapplyctl: (.*\n*)*/usr/bin/true")
 	requireLive(t, m, v3)
 	requireMatch("status", do("status", 0), `\nLast failure: refused, of [0-9: -]*: `)
 	requireSays(t, "status in a pipe", pipe("status", 0), []string{"Last failure:", lastTransaction(t, m).Reason})
@@ -267,7 +267,7 @@ func TestRollbackAfterAFailureGoesBackToWhatWasLiveBefore(t *testing.T) {
 	m.Run("liveapplyctl", "apply", "--transient", v2)
 	m.Run("liveapplyctl", "apply", "--transient", v3)
 	said := status(t, m)
-	equal(t, "exit status", m.Try("liveapplyctl", "apply", spoilt).Code, exitFailed)
+	equal(t, "exit status", m.Try("liveapplyctl", "apply", spoilt).Code, exitRolledBack)
 	now := status(t, m)
 	if now.Applied > said.Applied {
 		t.Errorf("the live commit is that since %s, not %s", now.Applied, said.Applied)

@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	exitFailed  = 1
-	exitUsage   = 2
-	exitNothing = 77
+	exitFailed     = 1
+	exitRefused    = 80 // by the unit that applies
+	exitRolledBack = 81
+	exitUsage      = 2
+	exitNothing    = 77
 )
 
 func TestExitStatusOfLiveapplyctl(t *testing.T) {
@@ -60,7 +62,7 @@ func TestExitStatusOfLiveapplyctl(t *testing.T) {
 		{"apply " + v2[:10], 0}, // an abbreviated checksum
 		{"apply " + v2, exitNothing},
 		{"apply test/" + v2[:12], exitNothing}, // a ref
-		{"apply " + v3, exitFailed},
+		{"apply " + v3, exitRefused},
 		{"apply", exitNothing}, // what is staged is live
 		{"status", 0},
 		{"rollback", 0}, // it was the booted tree
@@ -72,7 +74,7 @@ func TestExitStatusOfLiveapplyctl(t *testing.T) {
 	} {
 		result := m.Try("sh", "-c", "liveapplyctl "+step.command)
 		equal(t, "exit status of liveapplyctl "+step.command, result.Code, step.code)
-		if step.code == exitUsage || step.code == exitFailed {
+		if step.code == exitUsage || step.code == exitFailed || step.code == exitRefused {
 			if !strings.HasPrefix(result.Stderr, "liveapplyctl: ") && !strings.Contains(result.Stderr, "\nliveapplyctl: ") {
 				t.Errorf("liveapplyctl %s does not tell what is wrong on standard error: %q", step.command, result.Stderr)
 			}

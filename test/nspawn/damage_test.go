@@ -229,7 +229,7 @@ func TestAnotherCommitIsRefusedWithADamagedJournalOfEtc(t *testing.T) {
 			journalFile.damage(t, m, r, how)
 			applied := factsOf(t, m)
 			result := m.Try("liveapplyctl", "apply", r.other)
-			equal(t, "exit status", result.Code, 1)
+			equal(t, "exit status", result.Code, exitRefused)
 			requireSays(t, "liveapplyctl", result.Stderr, []string{"etc/journal.json", "liveapplyctl reset"})
 			requireSame(t, m, applied)
 			m.Run("liveapplyctl", "reset")

@@ -122,7 +122,7 @@ func TestAnotherCommitIsRefusedWhenTheLiveOneIsPruned(t *testing.T) {
 			pruneLive(t, m, r)
 			applied := factsOf(t, m)
 			result := m.Try("liveapplyctl", "apply", r.other)
-			equal(t, "exit status", result.Code, 1)
+			equal(t, "exit status", result.Code, exitRefused)
 			requireSays(t, "liveapplyctl", result.Stderr, []string{r.live, "is not in the OSTree repo", "pull it"})
 			requireSame(t, m, applied)
 			mend.do(m)

@@ -199,7 +199,7 @@ func TestNothingOutsideOfUsrAndEtcIsTouched(t *testing.T) {
 		t.Run(h.name, func(t *testing.T) {
 			m := m.For(t)
 			result := m.Try("liveapplyctl", "apply", target(t, m, h))
-			equal(t, "exit status", result.Code, 1)
+			equal(t, "exit status", result.Code, exitRefused)
 			requireSays(t, "liveapplyctl", result.Stderr, h.says)
 			requireTree(t, "the rest of the system", elsewhere(m), outside)
 			requireSame(t, m, before)

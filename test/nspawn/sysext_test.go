@@ -39,14 +39,14 @@ func TestExtensionsAreMergedIntoWhatIsLive(t *testing.T) {
 		// As systemd-confext does, and ostree-prepare-root for a transient /etc.
 		m.Run("sh", "-c", "mkdir -p /run/confext/etc && mount -t overlay confext -o lowerdir=/run/confext/etc:/etc /etc")
 		result := m.Try("liveapplyctl", "apply", v2)
-		equal(t, "exit status", result.Code, 1)
+		equal(t, "exit status is 0", result.Code == 0, false)
 		requireSays(t, "apply", result.Stderr, []string{"/etc is not that of the booted deployment", "systemd-confext unmerge"})
 		m.Run("umount", "/etc")
 
 		refused := func(command ...string) {
 			t.Helper()
 			result := m.Try("liveapplyctl", command...)
-			equal(t, "exit status", result.Code, 1)
+			equal(t, "exit status is 0", result.Code == 0, false)
 			requireSays(t, command[0], result.Stderr, []string{"/usr: systemd-sysext has merged extensions", "systemd-sysext unmerge"})
 		}
 		issue := m.Read("/etc/issue")

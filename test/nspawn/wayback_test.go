@@ -38,7 +38,7 @@ func TestTargetWithoutLiveapply(t *testing.T) {
 		const ctl = "/run/liveapply/own/liveapplyctl"
 
 		result := m.Try("liveapplyctl", "apply", bare)
-		equal(t, "exit status", result.Code, exitFailed)
+		equal(t, "exit status", result.Code, exitRefused)
 		requireSays(t, "liveapplyctl apply", result.Stderr, []string{"has no liveapply", "--force", "reboot into it"})
 		requireSame(t, m, before)
 
@@ -57,7 +57,7 @@ func TestTargetWithoutLiveapply(t *testing.T) {
 
 		// A phase fails after the switch.
 		dropIn(m, "liveapply-tmpfiles@.service", "ExecStartPost=/bin/false")
-		equal(t, "exit status", m.Try("liveapplyctl", "apply", "--force", bare).Code, exitFailed)
+		equal(t, "exit status", m.Try("liveapplyctl", "apply", "--force", bare).Code, exitRolledBack)
 		removeDropIns(m)
 		m.Run("systemctl", "reset-failed", "liveapply*")
 		requireSame(t, m, before)
@@ -171,7 +171,7 @@ func TestTwoBuildsInOneTransaction(t *testing.T) {
 		target := lab.Derive(t, old, labRelease("3"))
 		m.Pull(target)
 		result := m.Try("liveapplyctl", "apply", target)
-		equal(t, "exit status", result.Code, exitFailed)
+		equal(t, "exit status", result.Code, exitRefused)
 		requireSays(t, "liveapplyctl apply", result.Stderr, []string{"lacks the unit liveapply-", "--force"})
 	})
 }

@@ -158,7 +158,8 @@ func PhaseUnit(request, phase string) string {
 
 // StopPhases has the phases of a request run once more with its next start: those that have run are active until then.
 func StopPhases(ctx context.Context, request string) error {
-	return With(ctx, func(manager *Manager) error { return manager.Stop(ctx, PhaseUnit(request, "prepare")) }) // which the others require
+	guard := "liveapply-guard@" + unit.UnitNameEscape(request) + ".target" // which all of them require
+	return With(ctx, func(manager *Manager) error { return manager.Stop(ctx, guard) })
 }
 
 // WantAgain has a boot that is still under way look again for what it is to start: units may be wanted that were not there when it began.

@@ -392,6 +392,7 @@ func TestDamagedFileOfNoTransaction(t *testing.T) {
 				equal(t, "live commit", status(t, m).Live, r.booted)
 				apply(t, m, r.live)
 				requireLive(t, m, r.live)
+				awaitEnd(m) // systemd looks whether there is something to roll back
 				leave()
 				equal(t, "live commit", status(t, m).Live, r.live)
 				reset(t, m)

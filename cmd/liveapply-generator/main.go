@@ -60,6 +60,9 @@ func generateUnits(root, dir string, configuration config.Dirs) error {
 // holdStaged keeps libostree from merging /etc into what is staged when, at a boot, the /etc of what is booted has something that a boot which lost power has left there,
 // whether liveapply-recover.service, which takes that back and lets libostree go on, comes to run or not. What is in /run/liveapply tells that it is no boot.
 func holdStaged(root string) error {
+	if later, err := exists(root, "run/liveapply"); later || err != nil {
+		return err
+	}
 	journals, err := filepath.Glob(filepath.Join(root, "ostree/deploy/*/backing/*/liveapply/*/journal.json"))
 	if err != nil || len(journals) == 0 {
 		return err
@@ -77,14 +80,7 @@ func holdStaged(root string) error {
 		if booted, err := sysroot.IsBooted(deployment); !booted || err != nil {
 			continue // or it is no more
 		}
-		err = os.Mkdir(filepath.Join(root, "run/liveapply"), 0o755)
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
-		if err == nil {
-			err = os.Mkdir(filepath.Join(root, "run/liveapply/nothing-staged"), 0o755) // see finalize-staged.conf
-		}
-		if err != nil {
+		if err := os.MkdirAll(filepath.Join(root, "run/liveapply/nothing-staged"), 0o755); err != nil { // see finalize-staged.conf
 			return fmt.Errorf("keeping the changes of /etc out of the next deployment: %w", err)
 		}
 		return nil
@@ -98,7 +94,7 @@ func exists(root, path string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("looking for what was booted: %w", err)
+		return false, fmt.Errorf("looking for /%s: %w", path, err)
 	}
 	return true, nil
 }

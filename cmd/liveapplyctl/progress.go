@@ -41,11 +41,19 @@ func showProgress(ctx context.Context, m *machine.Machine, j job, screen screen)
 	shown := make(chan struct{})
 	go func() {
 		defer close(shown)
-		p.follow(stamps, j.target, func(phase string) (text string) {
-			_ = systemd.With(ctx, func(manager *systemd.Manager) (err error) {
-				text, err = manager.StatusText(ctx, systemd.PhaseUnit(j.request(), phase))
-				return err
-			})
+		// A connection of its own, which it renews beside whoever waits for the job. Without one, there are no statuses.
+		manager, err := systemd.Connect(ctx)
+		if err == nil {
+			defer manager.Close()
+		}
+		p.follow(stamps, j.target, func(phase string) string {
+			if err != nil || manager.Renew(ctx) != nil {
+				return ""
+			}
+			text, err := manager.StatusText(ctx, systemd.PhaseUnit(j.request(), phase))
+			if err != nil {
+				return ""
+			}
 			return text
 		})
 	}()

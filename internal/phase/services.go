@@ -53,7 +53,7 @@ func (h *handler) handle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if acts(h.plan.Services) || slices.ContainsFunc(h.plan.Impact.Units.All(), isSocket) { // else, liveapply-needs-restart.service tells what would need it
+	if acts(h.plan.Services) || slices.ContainsFunc(h.plan.Impact.Units.All(), services.IsSocket) { // else, liveapply-needs-restart.service tells what would need it
 		if err := h.decideAndAct(ctx); err != nil {
 			return err
 		}
@@ -139,8 +139,6 @@ func (h *handler) decide(ctx context.Context) ([]state.Task, error) {
 	return tasks, nil
 }
 
-func isSocket(unit string) bool { return strings.HasSuffix(unit, ".socket") }
-
 // decideServices asks systemd what there is to be done.
 func decideServices(ctx context.Context, how state.Handling, changes services.Changes, stopped []string) (tasks []state.Task, err error) {
 	err = systemd.With(ctx, func(manager *systemd.Manager) error {
@@ -162,7 +160,7 @@ func acts(how state.Handling) bool {
 
 // changes collects what is different now for those who run.
 func (h *handler) changes(ctx context.Context) (services.Changes, error) {
-	changes, err := outdated(ctx, h.Machine)
+	changes, err := outdated(ctx, h.Machine, h.plan.Services)
 	units := h.plan.Impact.Units
 	changes.Units, changes.Wants = slices.Concat(units.Changed, units.Removed), units.Wanted
 	for _, change := range h.plan.Etc.Changes {
@@ -171,8 +169,11 @@ func (h *handler) changes(ctx context.Context) (services.Changes, error) {
 	return changes, err
 }
 
-// outdated finds the units that run on what /usr does not have any more.
-func outdated(ctx context.Context, m *machine.Machine) (services.Changes, error) {
+// outdated finds the units that run on what /usr does not have any more, if something may be done to them.
+func outdated(ctx context.Context, m *machine.Machine, how state.Handling) (services.Changes, error) {
+	if !acts(how) {
+		return services.Changes{}, nil
+	}
 	found, err := services.FindOutdated(ctx, stale.System{Proc: "/proc", Usr: m.Usr.Path, Trees: m.Trees})
 	return services.Changes{Stale: found.Units()}, err
 }
@@ -239,7 +240,7 @@ func takeBackServices(ctx context.Context, m *machine.Machine, t *state.Transact
 		return
 	}
 	units := m.UnitsOf(t.Live)
-	if len(t.Services) == 0 && !slices.ContainsFunc(units, isSocket) {
+	if len(t.Services) == 0 && !slices.ContainsFunc(units, services.IsSocket) {
 		return
 	}
 	report.Status("restarting services on the tree before")
@@ -253,7 +254,7 @@ func takeBackServices(ctx context.Context, m *machine.Machine, t *state.Transact
 
 // settleServices restarts, after a reset, what runs on the tree that was live, if the configuration says so. The reset does not depend on it.
 func settleServices(ctx context.Context, m *machine.Machine, t *state.Transaction, c *config.Config) {
-	if c == nil || c.RestartServices == config.RestartNone && !slices.ContainsFunc(m.UnitsOf(t.From), isSocket) {
+	if c == nil || c.RestartServices == config.RestartNone && !slices.ContainsFunc(m.UnitsOf(t.From), services.IsSocket) {
 		return
 	}
 	if err := settle(ctx, m, t, handling(c)); err != nil {
@@ -263,7 +264,7 @@ func settleServices(ctx context.Context, m *machine.Machine, t *state.Transactio
 
 func settle(ctx context.Context, m *machine.Machine, t *state.Transaction, how state.Handling) error {
 	report.Status("restarting services on the booted tree")
-	changes, err := outdated(ctx, m)
+	changes, err := outdated(ctx, m, how)
 	if err != nil {
 		return err
 	}

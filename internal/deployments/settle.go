@@ -89,7 +89,7 @@ func Settle(ctx context.Context, s *machine.Storage, of ostree.Deployment) error
 		}
 		settled := state.Settled{Deployment: made.ID()}
 		if err == nil {
-			settled, err = settleOne(ctx, s, of, filepath.Join(own, "etc"), made)
+			settled.Restored, settled.Kept, err = settleOne(ctx, s, of, filepath.Join(own, "etc"), made)
 		}
 		if err != nil {
 			settled.Failure = err.Error()
@@ -142,16 +142,14 @@ func birth(path string) (time.Time, error) {
 }
 
 // settleOne settles one deployment, which was made of the /etc of another, whose administrator's own is at a path.
-func settleOne(ctx context.Context, s *machine.Storage, of ostree.Deployment, own string, made ostree.Deployment) (settled state.Settled, err error) {
-	settled.Deployment = made.ID()
+func settleOne(ctx context.Context, s *machine.Storage, of ostree.Deployment, own string, made ostree.Deployment) (restored, kept []string, err error) {
 	at := func(d ostree.Deployment, path string) string { return filepath.Join(s.Root(), d.Path(), path) }
 	result, err := etcmerge.Remerge{
 		Defaults: at(of, machine.EtcTree), Merged: at(of, "etc"), Own: own, New: at(made, machine.EtcTree), Etc: at(made, "etc"),
 	}.Do(ctx)
 	if err != nil {
-		return settled, err
+		return nil, nil, err
 	}
-	settled.Restored, settled.Kept = result.Restored, result.Kept
 	t := &state.Transaction{From: of.Commit, Target: made.Commit}
 	for _, path := range result.Kept {
 		report.Announce(t, report.MessageKept, fmt.Sprintf("/etc/%s of deployment %s is neither as libostree has merged it nor the administrator's own, and stays as it is", path, made.ID()),
@@ -161,7 +159,7 @@ func settleOne(ctx context.Context, s *machine.Storage, of ostree.Deployment, ow
 		report.Announce(t, report.MessageSettled, fmt.Sprintf("Deployment %s, which was made while a commit or overlays were live, has the administrator's own /etc now: %s",
 			made.ID(), report.Abbreviated(result.Restored)), nil)
 	}
-	return settled, nil
+	return result.Restored, result.Kept, nil
 }
 
 // copyOwnEtc makes that of a deployment: it copies /etc and the journals, and takes everything back there.

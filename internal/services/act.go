@@ -86,7 +86,7 @@ func DecideGone(ctx context.Context, s *systemd.Manager, rules Rules, caller str
 		if _, err := os.Lstat(known.fragment); err == nil {
 			continue // it has another one, in /etc for example
 		}
-		known.isGone, known.wish = true, ""
+		known.isGone, known.wish = true, "" // systemd forgets the drop-ins of what is gone, too
 		if task, _ := rules.decide(known, caller, removed); task.Action == state.Stop {
 			task.Why = "its unit file is gone"
 			tasks = append(tasks, task)
@@ -113,11 +113,14 @@ func DecideBack(ctx context.Context, s *systemd.Manager, names []string) ([]stat
 // handledTypes are the types of units that something is done to. The others follow a reload by themselves (targets, slices), or what they are for would go (mounts).
 var handledTypes = []string{".service", ".socket", ".timer", ".path"}
 
+// IsSocket tells whether a unit is one.
+func IsSocket(unit string) bool { return path.Ext(unit) == ".socket" }
+
 // withSockets leaves out the services that are restarted together with a socket of theirs, and finds out which sockets nothing runs for.
 func withSockets(ctx context.Context, s *systemd.Manager, tasks []state.Task, active map[string]bool) ([]state.Task, error) {
 	var together []string
 	for i, task := range tasks {
-		if task.Action != state.Restart || path.Ext(task.Unit) != ".socket" {
+		if task.Action != state.Restart || !IsSocket(task.Unit) {
 			continue
 		}
 		triggered, err := s.Triggers(ctx, task.Unit)
@@ -247,17 +250,17 @@ func QueueReexec(ctx context.Context, s *systemd.Manager, after string) error {
 // Act carries tasks out, as one set of jobs, which systemd orders by the dependencies of the units, and waits for all of them, or for the first one that fails: every
 // moment counts then.
 func Act(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
-	results := make([]chan string, len(tasks))
+	waits := make([]wait, len(tasks))
 	for i, task := range tasks {
-		results[i] = make(chan string, 1)
-		if err := queue(ctx, s, task, results[i]); err != nil {
+		var err error
+		if waits[i], err = queue(ctx, s, task); err != nil {
 			return err
 		}
 	}
 	jobs, ctx := errgroup.WithContext(ctx)
 	for i, task := range tasks {
 		jobs.Go(func() error {
-			if err := s.Await(ctx, results[i]); err != nil {
+			if err := waits[i](ctx); err != nil {
 				return fmt.Errorf("%s %s (%s): %w: see systemctl status %s", task.Action, task.Unit, task.Why, err, task.Unit)
 			}
 			return nil
@@ -266,24 +269,32 @@ func Act(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
 	return jobs.Wait()
 }
 
-func queue(ctx context.Context, s *systemd.Manager, task state.Task, result chan<- string) (err error) {
-	switch isSocket := path.Ext(task.Unit) == ".socket"; {
-	case task.Action == state.Restart && isSocket:
-		go func() { result <- resultOf(restartSocket(ctx, s, task.Unit)) }()
-	case task.Action == state.Restart:
+// wait returns when a task is done.
+type wait func(context.Context) error
+
+// queue has systemd begin with a task. A socket takes several jobs, one after the other, which are made while it is waited for, and all of them: in the midst, what runs
+// for it would stay stopped.
+func queue(ctx context.Context, s *systemd.Manager, task state.Task) (wait, error) {
+	if task.Action == state.Restart && IsSocket(task.Unit) {
+		return func(context.Context) error { return restartSocket(ctx, s, task.Unit) }, nil
+	}
+	result := make(chan string, 1)
+	var err error
+	switch task.Action {
+	case state.Restart:
 		forgetStarts(ctx, s, task.Unit)
 		_, err = s.Conn.TryRestartUnitContext(ctx, task.Unit, "replace", result)
-	case task.Action == state.Reload:
+	case state.Reload:
 		_, err = s.Conn.ReloadUnitContext(ctx, task.Unit, "replace", result)
-	case task.Action == state.Stop:
+	case state.Stop:
 		_, err = s.Conn.StopUnitContext(ctx, task.Unit, "replace", result)
-	case task.Action == state.Start:
+	case state.Start:
 		_, err = s.Conn.StartUnitContext(ctx, task.Unit, "replace", result)
 	}
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", task.Action, task.Unit, err)
+		return nil, fmt.Errorf("%s %s: %w", task.Action, task.Unit, err)
 	}
-	return nil
+	return func(ctx context.Context) error { return s.Await(ctx, result) }, nil
 }
 
 // restartSocket restarts a socket. systemd does not do that while its services run, which are stopped before, and started after.
@@ -313,21 +324,13 @@ func restartSocket(ctx context.Context, s *systemd.Manager, socket string) error
 	return err
 }
 
-// resultOf is how a job ends that does something by itself.
-func resultOf(err error) string {
-	if err != nil {
-		return err.Error()
-	}
-	return "done"
-}
-
 // TakeBack undoes tasks, when what they were for is not live any more: what was started is stopped, what was only reloaded is so again, all other
 // units are restarted. Sockets may be among the units that systemd has closed when it read them there and back. It goes on after one that resists.
 func TakeBack(ctx context.Context, s *systemd.Manager, tasks []state.Task, units []string) error {
 	var back []state.Task
 	var failed []error
 	for _, unit := range units {
-		if path.Ext(unit) != ".socket" || slices.ContainsFunc(tasks, func(task state.Task) bool { return task.Unit == unit }) {
+		if !IsSocket(unit) || slices.ContainsFunc(tasks, func(task state.Task) bool { return task.Unit == unit }) {
 			continue
 		}
 		active, err := s.IsActive(ctx, unit)
@@ -337,7 +340,7 @@ func TakeBack(ctx context.Context, s *systemd.Manager, tasks []state.Task, units
 		failed = append(failed, err)
 	}
 	for _, task := range tasks {
-		if path.Ext(task.Unit) == ".socket" && task.Action == state.Restart {
+		if IsSocket(task.Unit) && task.Action == state.Restart {
 			failed = append(failed, restartSocket(ctx, s, task.Unit))
 			continue
 		}
@@ -351,43 +354,40 @@ func TakeBack(ctx context.Context, s *systemd.Manager, tasks []state.Task, units
 		back = append(back, task)
 	}
 	// Whatever they do now: one that was active may have failed, and is started.
-	failed = append(failed, all(ctx, s, back, func(ctx context.Context, task state.Task, result chan<- string) error {
+	failed = append(failed, all(ctx, back, func(task state.Task) (wait, error) {
 		bring := s.Conn.RestartUnitContext
 		if task.Action == state.Reload {
 			bring = s.Conn.ReloadOrRestartUnitContext
 		}
+		result := make(chan string, 1)
 		if _, err := bring(ctx, task.Unit, "replace", result); err != nil {
-			return fmt.Errorf("restarting %s: %w", task.Unit, err)
+			return nil, fmt.Errorf("restarting %s: %w", task.Unit, err)
 		}
-		return nil
+		return func(ctx context.Context) error { return s.Await(ctx, result) }, nil
 	}))
 	return errors.Join(failed...)
 }
 
 // ActOnAll is Act that goes on after a task that fails.
 func ActOnAll(ctx context.Context, s *systemd.Manager, tasks []state.Task) error {
-	return all(ctx, s, tasks, func(ctx context.Context, task state.Task, result chan<- string) error {
-		return queue(ctx, s, task, result)
-	})
+	return all(ctx, tasks, func(task state.Task) (wait, error) { return queue(ctx, s, task) })
 }
 
 // all queues jobs for tasks and waits for all of them.
-func all(ctx context.Context, s *systemd.Manager, tasks []state.Task, queue func(context.Context, state.Task, chan<- string) error) error {
+func all(ctx context.Context, tasks []state.Task, queue func(state.Task) (wait, error)) error {
 	var failed []error
-	results := make([]chan string, len(tasks)) // nil where there is no job
+	waits := make([]wait, len(tasks)) // nil where there is no job
 	for i, task := range tasks {
-		result := make(chan string, 1)
-		if err := queue(ctx, task, result); err != nil {
+		var err error
+		if waits[i], err = queue(task); err != nil {
 			failed = append(failed, err)
-			continue
 		}
-		results[i] = result
 	}
 	for i, task := range tasks {
-		if results[i] == nil {
+		if waits[i] == nil {
 			continue
 		}
-		if err := s.Await(ctx, results[i]); err != nil {
+		if err := waits[i](ctx); err != nil {
 			failed = append(failed, fmt.Errorf("restarting %s: %w: see systemctl status %s", task.Unit, err, task.Unit))
 		}
 	}

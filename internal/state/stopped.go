@@ -30,24 +30,23 @@ func (d Dirs) StoppedUnits() ([]string, error) {
 
 // NoteStoppedUnits notes what was done to units: those that were stopped are added, those that were started are no longer among them.
 func (d Dirs) NoteStoppedUnits(tasks []Task) error {
-	units, err := d.StoppedUnits()
+	before, err := d.StoppedUnits()
 	if err != nil {
 		return err
 	}
-	before := len(units)
-	changed := false
+	units := slices.Clone(before)
 	for _, task := range tasks {
 		switch i := slices.Index(units, task.Unit); {
 		case task.Action == Stop && i < 0:
-			units, changed = append(units, task.Unit), true
+			units = append(units, task.Unit)
 		case task.Action == Start && i >= 0:
-			units, changed = slices.Delete(units, i, i+1), true
+			units = slices.Delete(units, i, i+1)
 		}
 	}
-	if !changed {
+	switch {
+	case slices.Equal(units, before):
 		return nil
-	}
-	if before > 0 && len(units) == 0 {
+	case len(units) == 0:
 		return d.ForgetStoppedUnits()
 	}
 	return writeJSON(d.stoppedUnitsPath(), 0o600, stoppedUnits{units})

@@ -117,8 +117,13 @@ type Begun struct {
 
 // Begin starts a unit.
 func (s *Manager) Begin(ctx context.Context, name string) (*Begun, error) {
+	return s.begin(ctx, name, "replace")
+}
+
+// begin is Begin with what becomes of other jobs of the unit (org.freedesktop.systemd1(5)).
+func (s *Manager) begin(ctx context.Context, name, mode string) (*Begun, error) {
 	b := &Begun{systemd: s, name: name, done: make(chan string, 1)}
-	job, err := s.Conn.StartUnitContext(ctx, name, "replace", b.done)
+	job, err := s.Conn.StartUnitContext(ctx, name, mode, b.done)
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -270,16 +275,21 @@ func (s *Manager) Restart(ctx context.Context, name string) error {
 
 // ReloadOrTryRestart has a unit read its files again if it runs, and waits until it has. There may be no such unit.
 func (s *Manager) ReloadOrTryRestart(ctx context.Context, name string) error {
+	return s.doIfThere(ctx, ctx, "reloading", name, s.Conn.ReloadOrTryRestartUnitContext)
+}
+
+// doIfThere has systemd make a job for a unit, unless there is no such unit, and waits for its end until another context is done.
+func (s *Manager) doIfThere(ctx, waiting context.Context, doing, name string, makeJob func(context.Context, string, string, chan<- string) (int, error)) error {
 	done := make(chan string, 1)
-	_, err := s.Conn.ReloadOrTryRestartUnitContext(ctx, name, "replace", done)
+	_, err := makeJob(ctx, name, "replace", done)
 	if isNoSuchUnit(err) {
 		return nil
 	}
 	if err == nil {
-		err = s.Await(ctx, done)
+		err = s.Await(waiting, done)
 	}
 	if err != nil {
-		return fmt.Errorf("reloading %s: %w", name, err)
+		return fmt.Errorf("%s %s: %w", doing, name, err)
 	}
 	return nil
 }
@@ -327,16 +337,7 @@ func (s *Manager) Stop(ctx context.Context, names ...string) error {
 
 // stop stops a unit, and waits for that until another context is done.
 func (s *Manager) stop(ctx, waiting context.Context, name string) error {
-	done := make(chan string, 1)
-	if _, err := s.Conn.StopUnitContext(ctx, name, "replace", done); isNoSuchUnit(err) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("stopping %s: %w", name, err)
-	}
-	if err := s.Await(waiting, done); err != nil {
-		return fmt.Errorf("stopping %s: %w", name, err)
-	}
-	return nil
+	return s.doIfThere(ctx, waiting, "stopping", name, s.Conn.StopUnitContext)
 }
 
 // errFailed is what a job ends with whose unit has run.
@@ -354,8 +355,7 @@ func (s *Manager) Await(ctx context.Context, done <-chan string) error {
 			return nil
 		case "assert":
 			return errors.New("it is switched off by liveapply=off on the kernel command line")
-		}
-		if result == "failed" {
+		case "failed":
 			return errFailed
 		}
 		return fmt.Errorf("the job ended with %q", result)

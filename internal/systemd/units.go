@@ -43,14 +43,11 @@ var liveUnits = []string{liveTarget, recoverPath, etcRevertUnit}
 // waits for what calls this to end.
 func StartEtcRevert(ctx context.Context) error {
 	return With(ctx, func(manager *Manager) error {
-		done := make(chan string, 1)
-		if _, err := manager.Conn.StartUnitContext(ctx, etcRevertUnit, "fail", done); err != nil {
-			return fmt.Errorf("starting %s: %w", etcRevertUnit, err)
+		begun, err := manager.begin(ctx, etcRevertUnit, "fail")
+		if err != nil {
+			return err
 		}
-		if err := manager.Await(ctx, done); err != nil {
-			return fmt.Errorf("starting %s: %w", etcRevertUnit, err)
-		}
-		return nil
+		return begun.Wait(ctx)
 	})
 }
 

@@ -276,8 +276,6 @@ func appendWords(list []string, value string) []string {
 	return append(list, strings.Fields(value)...)
 }
 
-// appendPatterns is appendWords for the names of services, and patterns of them for path.Match. Where a name has no suffix, .service is meant, as in
-// systemctl(1).
 // appendIndexes takes paths in a tree, with or without the slash of its root.
 func appendIndexes(list []string, value string) ([]string, error) {
 	if value == "" {
@@ -293,6 +291,8 @@ func appendIndexes(list []string, value string) ([]string, error) {
 	return list, nil
 }
 
+// appendPatterns is appendWords for the names of services, and patterns of them for path.Match. Where a name has no suffix, .service is meant, as in
+// systemctl(1).
 func appendPatterns(list []string, value string) ([]string, error) {
 	list = appendWords(list, value)
 	for i, pattern := range list {

@@ -30,14 +30,17 @@ func main() {
 
 // generate writes units for the system at root into dir.
 func generate(root, dir string) error {
-	held := holdStaged(root)
+	left, err := filepath.Glob(filepath.Join(root, "ostree/deploy/*/backing/*/liveapply"))
+	if err != nil {
+		return err
+	}
 	configuration := config.System
 	configuration.Root = root
-	return errors.Join(held, generateUnits(root, dir, configuration))
+	return errors.Join(holdStaged(root, left), generateUnits(root, dir, configuration, left))
 }
 
-// generateUnits writes the units.
-func generateUnits(root, dir string, configuration config.Dirs) error {
+// generateUnits writes the units. left are directories by which an earlier boot has left something to recover.
+func generateUnits(root, dir string, configuration config.Dirs, left []string) error {
 	if off, err := configuration.IsOff(); off || err != nil {
 		return err
 	}
@@ -54,25 +57,31 @@ func generateUnits(root, dir string, configuration config.Dirs) error {
 		return errors.Join(shown, err)
 	}
 	// What a power cut left is recovered whatever the configuration says.
-	return errors.Join(shown, recoverAtBoot(root, dir), automatic(configuration, dir))
+	return errors.Join(shown, recoverAtBoot(root, dir, left), automatic(configuration, dir))
 }
 
 // holdStaged keeps libostree from merging /etc into what is staged when, at a boot, the /etc of what is booted has something that a boot which lost power has left there,
 // whether liveapply-recover.service, which takes that back and lets libostree go on, comes to run or not. What is in /run/liveapply tells that it is no boot.
-func holdStaged(root string) error {
+func holdStaged(root string, left []string) error {
+	if len(left) == 0 {
+		return nil
+	}
 	if later, err := exists(root, "run/liveapply"); later || err != nil {
 		return err
 	}
-	journals, err := filepath.Glob(filepath.Join(root, "ostree/deploy/*/backing/*/liveapply/*/journal.json"))
-	if err != nil || len(journals) == 0 {
-		return err
-	}
-	sysroot, err := ostree.OpenSysroot(root)
-	if err != nil {
-		return err
-	}
-	for _, journal := range journals {
-		backing, err := filepath.Rel(root, filepath.Dir(filepath.Dir(filepath.Dir(journal))))
+	for _, dir := range left {
+		journals, err := filepath.Glob(filepath.Join(dir, "*/journal.json"))
+		if err != nil {
+			return err
+		}
+		if len(journals) == 0 {
+			continue
+		}
+		sysroot, err := ostree.OpenSysroot(root)
+		if err != nil {
+			return err
+		}
+		backing, err := filepath.Rel(root, filepath.Dir(dir))
 		if err != nil {
 			return err
 		}
@@ -99,21 +108,13 @@ func exists(root, path string) (bool, error) {
 	return true, nil
 }
 
-// leftovers are by what an earlier boot has left something to recover, as liveapply-recover.service has it.
-var leftovers = []string{"ostree/deploy/*/backing/*/liveapply", "ostree/repo/refs/heads/liveapply/*"}
-
-// recoverAtBoot has liveapply-recover.service started if there are any.
-func recoverAtBoot(root, dir string) error {
-	for _, pattern := range leftovers {
-		found, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil {
-			return err
-		}
-		if len(found) > 0 {
-			return wantAtBoot(dir, filepath.Join(unitDir, "liveapply-recover.service"))
-		}
+// recoverAtBoot has liveapply-recover.service started if there is something to recover, as that unit has it.
+func recoverAtBoot(root, dir string, left []string) error {
+	refs, err := filepath.Glob(filepath.Join(root, "ostree/repo/refs/heads/liveapply/*"))
+	if err != nil || len(left)+len(refs) == 0 {
+		return err
 	}
-	return nil
+	return wantAtBoot(dir, filepath.Join(unitDir, "liveapply-recover.service"))
 }
 
 // bootTargets are those that a boot ends in. What they want is started once. What sysinit.target wants would be started again with
